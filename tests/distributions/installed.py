@@ -52,9 +52,12 @@ class Environment:
         venv.create(folder, with_pip=False, symlinks=os.name != "nt")
         self.bin = folder / "bin"
         self._folder = folder
-        pip = [sys.executable, "-m", "pip", "--python", str(self.bin / "python")]
-        options = ["--quiet", "--disable-pip-version-check", "--constraint", str(ROOT / "constraints.txt")]
-        run(*pip, "install", *options, "--find-links", str(wheel.parent), str(wheel))
+        self._wheel = wheel
+        self._install(str(wheel))
+
+    def add_extra(self, extra: str) -> None:
+        """Install the dependencies of one of the wheel's extras."""
+        self._install(f"{self._wheel}[{extra}]")
 
     def python(self, program: str) -> str:
         """Run a program in the environment, outside the repository; return its stdout."""
@@ -72,11 +75,19 @@ class Environment:
         )
         return set(found.split())
 
-    def import_all(self, package: str) -> None:
-        """Import every module of a package; fail if a dependency is not declared."""
+    def import_all(self, package: str, *, without: str = "__main__") -> None:
+        """Import every module of a package; fail if a dependency is not declared.
+
+        Modules whose name contains `without` are left out.
+        """
         self.python(
             f"import importlib, pkgutil, {package} as package; "
             "[importlib.import_module(module.name)"
             f" for module in pkgutil.walk_packages(package.__path__, '{package}.')"
-            " if not module.name.endswith('__main__')]"
+            f" if '__main__' not in module.name and {without!r} not in module.name]"
         )
+
+    def _install(self, what: str) -> None:
+        pip = [sys.executable, "-m", "pip", "--python", str(self.bin / "python")]
+        options = ["--quiet", "--disable-pip-version-check", "--constraint", str(ROOT / "constraints.txt")]
+        run(*pip, "install", *options, "--find-links", str(self._wheel.parent), what)

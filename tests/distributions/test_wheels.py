@@ -60,7 +60,7 @@ def test_router_and_edge_run_from_their_wheels(wheels: dict[str, Path], tmp_path
     edges = Environment(tmp_path / "edge", wheels["trunkline-edge"])
     assert routers.packages() == {"trunkline", "trunkline_runtime", "trunkline_router"}
     assert edges.packages() == {"trunkline", "trunkline_runtime", "trunkline_edge"}
-    routers.import_all("trunkline_router")
+    routers.import_all("trunkline_router", without="trunkline_router.log.postgres")
     edges.import_all("trunkline_edge")
     assert "tenant" in routers.command("trunkline-router", "--help")
     clean = {"PYTHONPATH": ""}
@@ -72,3 +72,5 @@ def test_router_and_edge_run_from_their_wheels(wheels: dict[str, Path], tmp_path
         with Process.start(serve, clean | edge_env, cwd=tmp_path) as edge:
             assert edge.terminate() == 0
         assert router.terminate() == 0
+    routers.add_extra("postgres")
+    routers.import_all("trunkline_router")
