@@ -100,6 +100,11 @@ class PostgresServer:
         return server
 
     @property
+    def address(self) -> str:
+        """`host:port` of the server."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
     def running(self) -> bool:
         """Whether the server's first process has not exited."""
         return self._popen is not None and self._popen.poll() is None
@@ -110,13 +115,16 @@ class PostgresServer:
         assert self._popen is not None
         return self._popen.pid
 
-    def dsn(self, schema: str = "", *, others: tuple[PostgresServer, ...] = (), **parameters: str) -> str:
-        """Return the DSN of the plain role; `others` are further servers to try, such as standbys."""
-        hosts = ",".join(f"127.0.0.1:{server.port}" for server in (self, *others))
+    def dsn(self, schema: str = "", *, address: str = "", **parameters: str) -> str:
+        """Return the DSN of the plain role in a schema.
+
+        `address` replaces the server's, for example by that of a proxy, or adds those of standbys.
+        """
         if schema:
             parameters = {"search_path": schema, **parameters}
         query = "&".join(f"{name}={value}" for name, value in parameters.items())
-        return f"postgresql://{ROLE}:{PASSWORD}@{hosts}/{DATABASE}" + (f"?{query}" if query else "")
+        host = address or self.address
+        return f"postgresql://{ROLE}:{PASSWORD}@{host}/{DATABASE}" + (f"?{query}" if query else "")
 
     def execute(self, sql: str) -> str:
         """Run SQL as superuser; return the rows, one a line, columns separated by |.
@@ -249,7 +257,7 @@ class PostgresServer:
         self.close()
 
     def _superuser_dsn(self, database: str = DATABASE) -> str:
-        return f"postgresql://{SUPERUSER}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{SUPERUSER}@{self.address}/{database}"
 
     def _own_data(self) -> None:
         if owner := account():

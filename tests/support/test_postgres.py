@@ -90,7 +90,7 @@ async def test_a_frozen_server_answers_nothing_until_it_goes_on(server: Postgres
 async def test_a_synchronous_standby_takes_over_with_every_commit() -> None:
     with PostgresServer.create() as primary:
         standby = primary.base_backup(synchronous=True)
-        either = primary.dsn(others=(standby,), target_session_attrs="primary")
+        either = primary.dsn(address=f"{primary.address},{standby.address}", target_session_attrs="primary")
         await fetch(either, "CREATE TABLE rows (n int)")
         assert await fetch(standby.dsn(), "SELECT pg_is_in_recovery()") is True
         primary.crash()
