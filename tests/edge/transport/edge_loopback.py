@@ -273,8 +273,9 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
             raised.append(context)
 
     loop.set_exception_handler(note)
-    options = {"router": router, "drain_s": 0.05, "edge_listen": "127.0.0.1:0", **settings}
-    runtime = EdgeRuntime(EdgeSettings(**options), fetch or no_fetch)
+    # Ticks are short here, so a client that is silent or not read would soon be lost.
+    options = {"heartbeat_s": 3600, "drain_s": 0.05, "edge_listen": "127.0.0.1:0", **settings}
+    runtime = EdgeRuntime(EdgeSettings(router=router, **options), fetch or no_fetch)
     if runtime.settings.heartbeat_s >= 60:
         # An edge's first connection is pinged after a second, however long the interval.
         runtime.core.sessions.heartbeats._current = runtime.settings.heartbeat_s // 2

@@ -156,7 +156,7 @@ async def test_a_client_that_leaves_during_the_handshake_is_forgotten() -> None:
 
 async def test_nothing_precedes_the_confirmation_of_the_namespace() -> None:
     async with (
-        edge_and_link(heartbeat_s=3600) as (edge, link),
+        edge_and_link() as (edge, link),
         polling(edge, link, confirmed=False) as (client, number),
     ):
         early = asyncio.ensure_future(client.poll())
@@ -175,7 +175,7 @@ async def test_nothing_precedes_the_confirmation_of_the_namespace() -> None:
 
 
 async def test_a_message_counts_as_delivered_when_the_client_polls_again() -> None:
-    async with edge_and_link(heartbeat_s=3600) as (edge, link), polling(edge, link) as (client, number):
+    async with edge_and_link() as (edge, link), polling(edge, link) as (client, number):
         await link.publish(1, "one")
         (pushed,) = await client.poll()
         assert value_of(pushed)["payload"]["message_segment"]["data"] == "one"
@@ -226,7 +226,7 @@ async def test_a_second_poll_replaces_the_first() -> None:
 
 
 async def test_nothing_is_lost_by_a_poll_whose_client_left() -> None:
-    async with edge_and_link() as (edge, link), polling(edge, link) as (client, number):
+    async with edge_and_link(heartbeat_s=25) as (edge, link), polling(edge, link) as (client, number):
         gone = asyncio.ensure_future(client.poll())
         session = edge.transport(number)
         await edge.until(lambda: session._poll is not None)
@@ -258,7 +258,7 @@ async def test_a_page_of_the_edges_own_site_polls_without_an_origin(
     scripted.policies = [policy("t", origins=origins)]
     async with (
         running_router(router=scripted) as router,
-        running_edge(router.address, heartbeat_s=3600) as edge,
+        running_edge(router.address) as edge,
     ):
         link = await router.link()
         async with polling(edge, link) as (client, _):
@@ -272,7 +272,7 @@ async def test_a_page_of_the_edges_own_site_polls_without_an_origin(
 
 
 async def test_a_session_is_that_of_its_first_request_only() -> None:
-    async with edge_and_link(heartbeat_s=3600) as (edge, link), polling(edge, link) as (client, _):
+    async with edge_and_link() as (edge, link), polling(edge, link) as (client, _):
         for headers in ({"origin": "https://evil.example"}, {"authorization": "x"}, {"x-apikey": "t:b"}):
             assert (await client.get(**headers)).status_code == 403
             assert (await client.post(event(envelope()), **headers)).status_code == 403
@@ -305,7 +305,7 @@ async def test_other_versions_and_transports_are_refused(replaced: str, by: str)
     ],
 )
 async def test_bad_payloads_are_refused_and_odd_packets_dropped(payload: bytes, status: int) -> None:
-    async with edge_and_link(heartbeat_s=3600) as (edge, link), polling(edge, link) as (client, _):
+    async with edge_and_link() as (edge, link), polling(edge, link) as (client, _):
         assert (await client.post(payload)).status_code == status
         await client.send(event(envelope()))
         assert (await link.next("frame")).frame.message.id == "m1"
@@ -335,7 +335,7 @@ async def unlike_ping(ws: Any) -> str:
 
 
 async def test_a_session_moves_to_a_websocket_with_all_that_was_not_fetched() -> None:
-    async with edge_and_link(heartbeat_s=3600) as (edge, link), polling(edge, link) as (client, number):
+    async with edge_and_link() as (edge, link), polling(edge, link) as (client, number):
         waiting = asyncio.ensure_future(client.poll())
         async with client.upgrade() as ws:
             await ws.send("2probe")
@@ -359,7 +359,7 @@ async def test_a_session_moves_to_a_websocket_with_all_that_was_not_fetched() ->
 
 
 async def test_a_session_survives_a_probe_that_fails() -> None:
-    async with edge_and_link(heartbeat_s=3600) as (edge, link), polling(edge, link) as (client, _):
+    async with edge_and_link() as (edge, link), polling(edge, link) as (client, _):
         for sent in (["2probe"], ["5"], ["4hello"], ["2probe", "5x"], [b"5"]):
             async with client.upgrade() as ws:
                 for packet in sent:
@@ -377,7 +377,7 @@ async def test_a_session_survives_a_probe_that_fails() -> None:
 
 
 async def test_a_websocket_of_no_session_or_another_version_is_refused() -> None:
-    async with edge_and_link(heartbeat_s=3600) as (edge, link), polling(edge, link) as (client, _):
+    async with edge_and_link() as (edge, link), polling(edge, link) as (client, _):
         client.sid += "x"
         for url_part in ("EIO=4", "EIO=3"):
             client.url = client.url.replace("EIO=4", url_part)
@@ -417,7 +417,7 @@ async def polled_until_refused(client: Polling) -> int:
 
 
 async def test_sessions_end_when_the_edge_stops() -> None:
-    async with edge_and_link(heartbeat_s=3600) as (edge, link), polling(edge, link) as (client, _):
+    async with edge_and_link() as (edge, link), polling(edge, link) as (client, _):
         waiting = asyncio.ensure_future(polled_until_refused(client))
         await edge.until(lambda: any(s._poll for s in edge.runtime.engine_io._by_sid.values()))  # type: ignore[attr-defined]
         await edge.runtime.close_all()

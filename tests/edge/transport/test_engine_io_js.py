@@ -14,7 +14,7 @@ from tests.support.processes import ROOT, Process
 @pytest.mark.parametrize("transports", ["polling", "websocket", "polling,websocket"])
 async def test_socket_io_client_sends_receives_and_reconnects(transports: str) -> None:
     command = [*node_command("socket.io-client"), str(ROOT / "tests" / "node" / "socket_io.mjs")]
-    async with edge_and_link(heartbeat_s=3600) as (edge, link):
+    async with edge_and_link() as (edge, link):
         # Not by the event loop: uvloop forks, which does not go well with gRPC's threads.
         node = Process([*command, f"http://{edge.address}", transports], {}, "node", ROOT)
 
