@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field, SecretStr
 from trunkline_runtime.link_key import LinkKey
-from trunkline_runtime.listen_address import Listener, Target
+from trunkline_runtime.listen_address import Listener
 from trunkline_runtime.process_settings import File, ProcessSettings
+from trunkline_runtime.router_addresses import Routers
 
 from trunkline_edge.path_prefix import PathPrefix
 
@@ -21,7 +22,11 @@ class EdgeSettings(ProcessSettings):
     path_prefix: PathPrefix = Field(
         default="", description="Prefix of all paths, such as /chat; probes are served without it, too"
     )
-    router: Target = Field(default="127.0.0.1:50051", description="Address of a router's gRPC port")
+    router: Routers = Field(
+        default="127.0.0.1:50051",
+        description="Address of a router's gRPC port; several of routers that share one database are"
+        " separated by commas, and the edge follows the one that owns the log",
+    )
     router_tls: bool = Field(
         default=False, description="TLS to the router, trusting the system's authorities"
     )

@@ -101,17 +101,19 @@ def _checked_or_empty(text: str) -> str:
     return _checked_tcp(text) if text else ""
 
 
-def _checked_target(text: str) -> str:
+def check_target(text: str) -> str:
+    """Check an address to connect to, and return it. Raises ValueError.
+
+    gRPC parses the forms that name a resolver itself.
+    """
     if text.startswith(_SCHEMES):
         return text
     address = ListenAddress.parse(text)
     if not (address.host and address.port):
-        raise ValueError(f"must be the host:port or [ipv6]:port of one router; it is {text!r}")
+        raise ValueError(f"must be the host:port or [ipv6]:port of a router; it is {text!r}")
     return text
 
 
-#: A setting: an address to connect to. gRPC parses the forms that name a resolver itself.
-Target = Annotated[str, AfterValidator(_checked_target)]
 #: Settings: a TCP address or Unix socket; a TCP address; the same, or empty for none.
 Listener = Annotated[str, AfterValidator(_checked)]
 TcpListener = Annotated[str, AfterValidator(_checked_tcp)]
