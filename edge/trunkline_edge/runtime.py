@@ -19,6 +19,7 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkResponse, PoliciesTold
 from trunkline_runtime.descriptors import watch
 from trunkline_runtime.refusal_log import RefusalLog
+from trunkline_runtime.router_addresses import RouterAddresses
 
 from trunkline_edge.admission import Admission
 from trunkline_edge.auth.admission_policy import AdmissionPolicy
@@ -81,6 +82,7 @@ class EdgeRuntime:
     def __init__(self, settings: EdgeSettings, fetch: Fetch) -> None:
         """`fetch` returns the JWK Set at a URL."""
         self.settings = settings
+        self.routers = RouterAddresses(settings.router)
         self.registry = DialectRegistry(lambda: datetime.now(UTC))
         self.tenants = TenantPolicies()
         self.jwks = JwksCache(fetch, time.monotonic)

@@ -1,4 +1,4 @@
-"""Client of the router's link: connects, transfers batches, and reconnects."""
+"""Client of the routers' link: connects to the one that owns the log, transfers batches, and reconnects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from trunkline.v1.edge_service_pb2_grpc import EdgeServiceStub
 from trunkline_runtime.certificates import alternative_names
 from trunkline_runtime.contract_version import check_peer_version
 
-from trunkline_edge.link.diagnostics import CUT_OFF, explain
+from trunkline_edge.link.attempts import LinkAttempts
+from trunkline_edge.link.diagnostics import CUT_OFF, LinkFailed, explain
+from trunkline_edge.link.owner_watch import OwnerWatch
 from trunkline_edge.router_channel import RouterChannelFactory
 from trunkline_edge.runtime import EdgeRuntime
 from trunkline_edge.settings import EdgeSettings
@@ -27,9 +29,6 @@ from trunkline_edge.settings import EdgeSettings
 _log = structlog.get_logger()
 
 WELCOME_TIMEOUT_S = 10.0
-#: Full jitter between 0 and this, doubled at each failure up to the last.
-FIRST_BACKOFF_S = 0.1
-LAST_BACKOFF_S = 3.0
 
 OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", 16 << 20),
@@ -40,12 +39,8 @@ OPTIONS: list[tuple[str, int | str]] = [
 ]
 
 
-class LinkFailed(Exception):
-    """A link failed or broke; the text is one line for the log."""
-
-
 class LinkClient:
-    """Keeps one edge linked to a router; `linked` is called each time a link is up."""
+    """Keeps one edge linked to the router that owns the log; `linked` is called each time a link is up."""
 
     def __init__(
         self,
@@ -55,48 +50,86 @@ class LinkClient:
         channels: RouterChannelFactory | None = None,
     ) -> None:
         self._runtime = runtime
+        self._routers = runtime.routers
         self._channels = channels or RouterChannelFactory()
-        self._router = settings.router
+        self._watch = OwnerWatch(self._routers, self._channels)
+        self._attempts = LinkAttempts(self._routers, random.random)
         self._window = settings.link_window
         self._linked = linked
         self._edge_id = settings.edge_id or _random_id(settings)
         self._boot_id = secrets.token_hex(8)
         self._keepalive_due = False
+        self._linked_at = 0.0
         self._last_read_at = 0.0
         self._lease_s = WELCOME_TIMEOUT_S
+        #: The last problem with each router, to log each once, however often it repeats.
+        self._logged: dict[str, str] = {}
 
     async def run(self) -> None:
         """Link, and relink whenever the link breaks; returns only by being cancelled."""
-        backoff_s = FIRST_BACKOFF_S
-        logged = ""
-        while True:
-            try:
-                await self._link()
-                problem = "the router ended the link"
-            except LinkFailed as failure:
-                problem = str(failure)
-            if self._runtime.core.uplink.is_up:
-                backoff_s, logged = FIRST_BACKOFF_S, ""
-            self._runtime.link_lost()
-            # Log a problem once, however often it repeats.
-            if problem != logged and not (logged and problem == CUT_OFF):
-                _log.warning("no link to the router; trying again", router=self._router, problem=problem)
-                logged = problem
-            await asyncio.sleep(random.uniform(0, backoff_s))
-            backoff_s = min(backoff_s * 2, LAST_BACKOFF_S)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch.run())
+            while True:
+                await self._link_once()
 
-    async def _link(self) -> None:
-        async with self._channels.open(self._router, OPTIONS) as channel:
+    async def _link_once(self) -> None:
+        """Link to the router of the next attempt until the link breaks, then pause."""
+        router, attempts = self._attempts.router, self._attempts
+        owner = ""
+        try:
+            owner = await self._link_until_moved(router)
+            problem = LinkFailed(f"another router owns the log: {owner}")
+        except LinkFailed as failure:
+            problem = failure
+        if self._runtime.core.uplink.is_up:
+            attempts.link_was_up(time.monotonic() - self._linked_at)
+            self._logged.clear()
+        self._runtime.link_lost()
+        self._log_problem(router, str(problem))
+        pause_s = attempts.fail(is_standby=problem.is_standby)
+        if owner:
+            attempts.prefer(owner)
+        elif pause_s and (risen := await self._watch.next_rise(pause_s)):
+            attempts.prefer(risen)
+
+    def _log_problem(self, router: str, problem: str) -> None:
+        logged = self._logged.get(router)
+        if problem != logged and not (logged and problem == CUT_OFF):
+            _log.warning("no link to the router; trying again", router=router, problem=problem)
+            self._logged[router] = problem
+
+    async def _link_until_moved(self, router: str) -> str:
+        """Link to a router. Return the owner once another router owns the log; raises LinkFailed.
+
+        The link is closed then.
+        """
+        link = asyncio.create_task(self._link(router))
+        moved = asyncio.create_task(self._watch.wait_until_moved(router))
+        tasks = {link, moved}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        if not link.cancelled():
+            link.result()
+        return moved.result()
+
+    async def _link(self, router: str) -> None:
+        """Link to a router until the link breaks. Raises LinkFailed."""
+        async with self._channels.open(router, OPTIONS) as channel:
             call = EdgeServiceStub(channel).Link(metadata=self._channels.metadata)
             try:
-                await self._say_hello(call)
+                await self._say_hello(call, router)
                 await self._transfer(call)
             except grpc.aio.AioRpcError as error:
-                raise LinkFailed(explain(error, self._channels)) from None
+                raise explain(error, self._channels) from None
             finally:
                 call.cancel()
+        raise LinkFailed("the router ended the link")
 
-    async def _say_hello(self, call: Any) -> None:
+    async def _say_hello(self, call: Any, router: str) -> None:
         hello = LinkHello(
             edge_id=self._edge_id, boot_id=self._boot_id, contract_minor=catalogue.CONTRACT_MINOR
         )
@@ -117,10 +150,12 @@ class LinkClient:
         except Refused as reason:
             raise LinkFailed(str(reason)) from None
         self._lease_s = max(1, first.welcome.lease_s)
-        self._last_read_at = time.monotonic()
+        self._linked_at = self._last_read_at = time.monotonic()
+        self._routers.in_use = router
+        self._watch.forget_rise()
         self._runtime.linked()
         self._runtime.link_received(first)
-        _log.info("linked to a router", router=self._router, edge=self._edge_id)
+        _log.info("linked to a router", router=router, edge=self._edge_id)
         self._linked()
 
     async def _transfer(self, call: Any) -> None:
@@ -182,8 +217,8 @@ async def _raise_status(call: Any) -> None:
     """Raises AioRpcError, or LinkFailed if the router ended the stream without an error."""
     code, details = await call.code(), await call.details()
     if code is not grpc.StatusCode.OK:
-        metadata = grpc.aio.Metadata()
-        raise grpc.aio.AioRpcError(code, metadata, metadata, details)
+        metadata = await call.trailing_metadata()
+        raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), metadata, details)
     raise LinkFailed("the router ended the link")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import grpc
 import grpc.aio
+from trunkline.v1 import catalogue
 from trunkline_runtime import http_proxy
+from trunkline_runtime.refusals import details_of, read_status
 
 from trunkline_edge.router_channel import RouterChannelFactory
 
@@ -26,6 +28,9 @@ _NO_TLS = (
     "the router does not speak TLS there: set its TRUNKLINE_TLS_CERT and TRUNKLINE_TLS_KEY, or take away this"
     " edge's TRUNKLINE_ROUTER_CA, TRUNKLINE_ROUTER_CERT and TRUNKLINE_ROUTER_TLS"
 )
+_STANDBY = (
+    "it is a standby: another router owns the log; TRUNKLINE_ROUTER can name both, separated by a comma"
+)
 _CLOSED = "the router closed the connection at once; {guess}"
 _WANTS_TLS = "if it speaks TLS, set TRUNKLINE_ROUTER_CA or TRUNKLINE_ROUTER_TLS"
 _WANTS_CERTIFICATE = (
@@ -34,8 +39,23 @@ _WANTS_CERTIFICATE = (
 )
 
 
-def explain(error: grpc.aio.AioRpcError, channels: RouterChannelFactory) -> str:
+class LinkFailed(Exception):
+    """A link failed or broke; the text is one line for the log."""
+
+    def __init__(self, problem: str, *, is_standby: bool = False) -> None:
+        super().__init__(problem)
+        #: The router is a standby: it may take over at any moment.
+        self.is_standby = is_standby
+
+
+def explain(error: grpc.aio.AioRpcError, channels: RouterChannelFactory) -> LinkFailed:
     """Return the likely cause of a failed link."""
+    if details_of(read_status(error.trailing_metadata())).reason == catalogue.ROUTER_STANDBY.code:
+        return LinkFailed(_STANDBY, is_standby=True)
+    return LinkFailed(_cause(error, channels))
+
+
+def _cause(error: grpc.aio.AioRpcError, channels: RouterChannelFactory) -> str:
     code, details = error.code(), (error.details() or "").split("\n")[0]
     if code is grpc.StatusCode.INTERNAL and details.endswith("from Core"):
         return CUT_OFF

@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import trunkline_edge.http.protocol
+import trunkline_edge.link.attempts
 import trunkline_edge.link.client
+import trunkline_edge.link.owner_watch
 import trunkline_edge.runtime
 import trunkline_edge.transport.client_protocol
 import trunkline_edge.transport.lingering_close
@@ -33,6 +35,9 @@ def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trunkline_edge.transport.client_protocol, "CLOSE_TIMEOUT_S", 0.5 * factor)
     monkeypatch.setattr(trunkline_edge.transport.lingering_close, "LINGER_S", 0.1 * factor)
     monkeypatch.setattr(trunkline_edge.http.protocol, "GRACE_S", 0.05 * factor)
-    monkeypatch.setattr(trunkline_edge.link.client, "FIRST_BACKOFF_S", 0.01)
-    monkeypatch.setattr(trunkline_edge.link.client, "LAST_BACKOFF_S", 0.02)
+    monkeypatch.setattr(trunkline_edge.link.attempts, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(trunkline_edge.link.attempts, "LAST_BACKOFF_S", 0.02)
+    monkeypatch.setattr(trunkline_edge.link.owner_watch, "ANSWER_TIMEOUT_S", 0.2 * factor)
+    monkeypatch.setattr(trunkline_edge.link.owner_watch, "RECHECK_S", 0.02 * factor)
+    monkeypatch.setattr(trunkline_edge.link.owner_watch, "REWATCH_S", 0.02 * factor)
     monkeypatch.setattr(trunkline_edge.link.client, "WELCOME_TIMEOUT_S", 0.5 * factor)

@@ -17,6 +17,10 @@ from unittest.mock import patch
 import grpc
 import grpc.aio
 import websockets
+from grpc_health.v1._async import HealthServicer
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_status import rpc_status
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import (
     ConnectionOpened,
@@ -37,6 +41,7 @@ from trunkline_edge.link.client import LinkClient
 from trunkline_edge.runtime import EdgeRuntime
 from trunkline_edge.settings import EdgeSettings
 from trunkline_edge.transport.protocol_selector import ProtocolSelector
+from trunkline_runtime.refusals import to_status
 from websockets.asyncio.client import ClientConnection
 
 from tests.support.declared_tenants import policy
@@ -150,13 +155,37 @@ class ScriptedRouter(EdgeServiceServicer):
         self.welcomes = True
         #: Policies sent once an edge has linked; None to send none.
         self.policies: list[TenantPolicy] | None = [policy("t"), policy("demo")]
+        #: Links are refused.
+        self.is_standby = False
+        #: Number of links, those that were refused or got no welcome included.
+        self.attempts = 0
+        self.health = HealthServicer()
         self._links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
 
     async def link(self) -> ScriptedLink:
         """Return the next link."""
         return await asyncio.wait_for(self._links.get(), PATIENCE_S)
 
+    async def report(self, serves: bool) -> None:
+        """Report by the health service whether the router owns the log."""
+        status = HealthCheckResponse.SERVING if serves else HealthCheckResponse.NOT_SERVING
+        await self.health.set("trunkline.v1.EdgeService", status)
+
+    async def take_over(self) -> None:
+        """Own the log."""
+        self.is_standby = False
+        await self.report(True)
+
+    async def lose(self) -> None:
+        """Refuse links from now on; those that there are stay."""
+        self.is_standby = True
+        await self.report(False)
+
     async def Link(self, request_iterator: Any, context: Any) -> None:  # noqa: N802
+        self.attempts += 1
+        if self.is_standby:
+            status = to_status(catalogue.ROUTER_STANDBY.refused())
+            await context.abort_with_status(rpc_status.to_status(status))
         first = await context.read()
         link = ScriptedLink(context, first.hello)
         if not self.welcomes:
@@ -187,6 +216,7 @@ async def running_router(
     router = router or ScriptedRouter()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     add_EdgeServiceServicer_to_server(router, server)
+    add_HealthServicer_to_server(router.health, server)
     router.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     await server.start()
     try:
