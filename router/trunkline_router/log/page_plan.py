@@ -9,7 +9,9 @@ from trunkline.v1.message_pb2 import Change
 from trunkline_router.core.values.log_records import Entry, EntryKind, Page, PageRequest
 from trunkline_router.core.values.topics import EMPTY, Position
 from trunkline_router.log.batch import Head, LogEnd
+from trunkline_router.log.encryption import SealedTable
 from trunkline_router.log.stored_entries import in_epoch
+from trunkline_router.log.stored_values import StoredValues
 
 #: The wire tag of a Change's field `message`: field number and wire type 2, length-delimited.
 _MESSAGE_TAG = bytes((Change.MESSAGE_FIELD_NUMBER << 3 | 2,))
@@ -19,7 +21,7 @@ _MESSAGE_TAG = bytes((Change.MESSAGE_FIELD_NUMBER << 3 | 2,))
 class PagePlan:
     """A page being read.
 
-    The engine fills `sizes` for the range, calls `cut`, and then fills `entries` for the range that is left.
+    The engine fills `sizes` for the range, calls `cut`, and then adds the entries of the range that is left.
     """
 
     request: PageRequest
@@ -39,8 +41,41 @@ class PagePlan:
     #: Seq of a damaged entry in the range; 0 for none.
     damaged_seq: int = 0
 
-    def add(self, seq: int, kind: EntryKind, body: bytes) -> None:
-        """Add an entry."""
+    def add_message(self, values: StoredValues, seq: int, stored: bytes, crc: int | None) -> None:
+        """Add a stored message, in any order of seqs."""
+        body = self._plain(values, SealedTable.MESSAGES, seq, stored, crc)
+        if body is not None:
+            self._add(seq, EntryKind.MESSAGE, body)
+
+    def add_event(
+        self,
+        values: StoredValues,
+        seq: int,
+        change: int,
+        stored: bytes,
+        crc: int | None,
+        brought_seq: int,
+        brought: bytes | None,
+        brought_crc: int | None,
+    ) -> None:
+        """Add a stored event, in any order of seqs, with the message that it brings, if any."""
+        body = self._plain(values, SealedTable.EVENTS, seq, stored, crc)
+        message: bytes | None = b""
+        if brought:
+            message = self._plain(values, SealedTable.MESSAGES, brought_seq, brought, brought_crc)
+        if body is not None and message is not None:
+            kind = EntryKind.CHANGE if change else EntryKind.READ
+            self._add(seq, kind, change_with_message(body, message))
+
+    def _plain(
+        self, values: StoredValues, table: SealedTable, seq: int, stored: bytes, crc: int | None
+    ) -> bytes | None:
+        body = values.entry(self.request.topic[0], table, self.head.topic_id, seq, stored, crc)
+        if body is None:
+            self.damaged_seq = seq
+        return body
+
+    def _add(self, seq: int, kind: EntryKind, body: bytes) -> None:
         if seq <= self.forked:
             body = in_epoch(kind, body, self.head.position.epoch)
         self.entries.append(Entry(seq, kind, body))
@@ -74,6 +109,7 @@ class PagePlan:
         """Build the page."""
         if self.damaged_seq:
             return Page([], False, self.head.position, valid=False, damaged_seq=self.damaged_seq)
+        self.entries.sort()
         is_forked = self.forked > 0
         return Page(self.entries, self.more, self.head.position, self.valid, is_forked)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from trunkline_router.core.values.log_records import EntryKind
 from trunkline_router.log.damage_reports import DamageReports
 from trunkline_router.log.encryption import CannotDecrypt, Encryption, SealedTable
-from trunkline_router.log.stored_entries import is_intact, is_readable
+from trunkline_router.log.stored_entries import in_epoch, is_intact, is_readable
 
 
 class StoredValues:
@@ -25,6 +26,15 @@ class StoredValues:
                 return body
         self._damage.found(topic_id, seq)
         return None
+
+    def message(
+        self, tenant: str, topic_id: int, seq: int, stored: bytes, crc: int | None, epoch: str, forked: int
+    ) -> bytes | None:
+        """Return a message with the position that it has now in a log with this epoch and last fork."""
+        body = self.entry(tenant, SealedTable.MESSAGES, topic_id, seq, stored, crc)
+        if body is None or seq > forked:
+            return body
+        return in_epoch(EntryKind.MESSAGE, body, epoch)
 
     def value(self, tenant: str, table: SealedTable, topic_id: int, seq: int, stored: bytes) -> bytes | None:
         """Return a value without a checksum."""

@@ -10,7 +10,6 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from trunkline_router.core.values.log_records import EntryKind
 from trunkline_router.core.values.stored_records import (
     Backlog,
     ExpiredDelivery,
@@ -21,7 +20,6 @@ from trunkline_router.core.values.stored_records import (
 from trunkline_router.log.batch import RowKey
 from trunkline_router.log.encryption import SealedTable
 from trunkline_router.log.sqlite.statements import Write
-from trunkline_router.log.stored_entries import in_epoch
 from trunkline_router.log.stored_values import StoredValues
 
 _DELIVERIES = """
@@ -124,13 +122,9 @@ def _read(
         rows = json.loads(db.execute(query, (*agent, after, missing)).fetchone()[0])
         rows.sort()
         for delivery_id, topic_id, seq, body, crc, epoch, forked, *rest in rows:
-            stored = bytes.fromhex(body)
-            message = values.entry(agent[0], SealedTable.MESSAGES, topic_id, seq, stored, crc)
-            if message is None:
-                continue
-            if seq <= forked:
-                message = in_epoch(EntryKind.MESSAGE, message, epoch)
-            found.append((delivery_id, message, rest))
+            message = values.message(agent[0], topic_id, seq, bytes.fromhex(body), crc, epoch, forked)
+            if message is not None:
+                found.append((delivery_id, message, rest))
         if len(rows) < missing:
             break
         after = rows[-1][0]

@@ -6,9 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from trunkline_router.core.values.log_records import EntryKind, Page, PageRequest
-from trunkline_router.log.encryption import SealedTable
-from trunkline_router.log.page_plan import PagePlan, change_with_message, plan_page
+from trunkline_router.core.values.log_records import Page, PageRequest
+from trunkline_router.log.page_plan import PagePlan, plan_page
 from trunkline_router.log.sqlite.statements import Select, look_up_ends
 from trunkline_router.log.stored_values import StoredValues
 
@@ -105,28 +104,9 @@ def _fetch(db: sqlite3.Connection, plans: list[PagePlan], values: StoredValues) 
             events += (*span, plan.first)
 
     for index, seq, body, crc in _MESSAGE_BODIES.run(db, messages):
-        plain = _plain(plans[index], SealedTable.MESSAGES, seq, body, crc, values)
-        if plain is not None:
-            plans[index].add(seq, EntryKind.MESSAGE, plain)
+        plans[index].add_message(values, seq, bytes.fromhex(body), crc)
     for index, seq, change, body, crc, brought_seq, brought, brought_crc in _EVENT_BODIES.run(db, events):
-        plan = plans[index]
-        event = _plain(plan, SealedTable.EVENTS, seq, body, crc, values)
-        message: bytes | None = b""
-        if brought:
-            message = _plain(plan, SealedTable.MESSAGES, brought_seq, brought, brought_crc, values)
-        if event is not None and message is not None:
-            kind = EntryKind.CHANGE if change else EntryKind.READ
-            plan.add(seq, kind, change_with_message(event, message))
-    for plan in plans:
-        plan.entries.sort()
-
-
-def _plain(
-    plan: PagePlan, table: SealedTable, seq: int, text: str, crc: int | None, values: StoredValues
-) -> bytes | None:
-    """Decode an entry in hex; None if it is damaged."""
-    tenant, topic_id = plan.request.topic[0], plan.head.topic_id
-    body = values.entry(tenant, table, topic_id, seq, bytes.fromhex(text), crc)
-    if body is None:
-        plan.damaged_seq = seq
-    return body
+        message = bytes.fromhex(brought or "")
+        plans[index].add_event(
+            values, seq, change, bytes.fromhex(body), crc, brought_seq, message, brought_crc
+        )

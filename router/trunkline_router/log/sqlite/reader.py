@@ -11,7 +11,7 @@ from typing import Any
 
 from trunkline.v1.message_pb2 import Message
 
-from trunkline_router.core.values.log_records import EntryKind, Page, PageRequest, Producer
+from trunkline_router.core.values.log_records import Page, PageRequest, Producer
 from trunkline_router.core.values.stored_records import (
     AuditQuery,
     AuditRecord,
@@ -40,7 +40,6 @@ from trunkline_router.log.sqlite.page_rows import read_pages
 from trunkline_router.log.sqlite.statements import Select, message_id_of
 from trunkline_router.log.sqlite.tenant_rows import read_registered
 from trunkline_router.log.sqlite.verification import SQLITE_ERRORS, is_corruption
-from trunkline_router.log.stored_entries import in_epoch
 from trunkline_router.log.stored_values import StoredValues
 
 #: By its id, which names the epoch that the message was written in.
@@ -194,10 +193,10 @@ class Reader:
         self, tenant: str, topic_id: int, seq: int, stored: bytes, crc: int | None, epoch: str, forked: int
     ) -> bytes:
         """Return a message with the position that it has now. Raises LogDamaged."""
-        body = self._values.entry(tenant, SealedTable.MESSAGES, topic_id, seq, stored, crc)
+        body = self._values.message(tenant, topic_id, seq, stored, crc, epoch, forked)
         if body is None:
             raise LogDamaged(f"{self._path}: entry {seq} of log {topic_id} is damaged")
-        return in_epoch(EntryKind.MESSAGE, body, epoch) if seq <= forked else body
+        return body
 
     @contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
