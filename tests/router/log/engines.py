@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import itertools
+import os
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,12 @@ from trunkline.v1.message_pb2 import (
 )
 from trunkline_router.core.values.log_records import PendingEntry, Producer, Transaction
 from trunkline_router.core.values.topics import PERSON, Position, TopicKey, address_of
-from trunkline_router.log.data_keys import parse_data_keys
+from trunkline_router.log.data_keys import DataKeys, parse_data_keys
 from trunkline_router.log.encryption import OVERHEAD
 from trunkline_router.log.interface import Log
 from trunkline_router.log.sqlite.engine import SqliteLog
+
+from tests.support.postgres import NEWEST, shared_server
 
 NOW_MS = 1_700_000_000_123
 HOUR_MS = 3_600_000
@@ -102,11 +106,55 @@ def open_encrypted_sqlite(folder: Path) -> Opener:
     return opener
 
 
+def open_postgres(_: Path, version: int = NEWEST, data_keys: DataKeys | None = None) -> Opener:
+    """The log is in a schema of its own; closing it releases its lease: the next open need not wait."""
+    schema: list[str] = []
+
+    async def opener() -> Log:
+        from trunkline_router.log.postgres.database import PostgresDatabase
+
+        if not schema:
+            schema.append(shared_server(version).fresh_schema())
+        database = PostgresDatabase(schema[0], data_keys=data_keys, clock=clock, keep_keys_ms=HOUR_MS)
+        log, lease = await database.acquire()
+        close_log = log.close
+
+        async def close() -> None:
+            await close_log()
+            await lease.release()
+            await database.close()
+
+        log.close = close  # type: ignore[method-assign]
+        return log
+
+    return opener
+
+
+def open_encrypted_postgres(folder: Path) -> Opener:
+    """The messages of all tenants are encrypted, declared or not."""
+    open_plain = open_postgres(folder, data_keys=DATA_KEYS)
+
+    async def opener() -> Log:
+        log: Any = await open_plain()
+        log._encryption.encrypted_tenants = EveryTenant()
+        return log
+
+    return opener
+
+
 ENGINES: dict[str, Callable[[Path], Opener]] = {
     "sqlite": open_sqlite,
     "sqlite-few-recent-keys": open_sqlite_with_few_recent_keys,
     "sqlite-encrypted": open_encrypted_sqlite,
 }
+
+POSTGRES_ENGINES: dict[str, Callable[[Path], Opener]] = {
+    "postgres": open_postgres,
+    "postgres-16": partial(open_postgres, version=16),
+    "postgres-encrypted": open_encrypted_postgres,
+}
+if os.environ.get("TRUNKLINE_TEST_POSTGRES"):
+    ENGINES |= POSTGRES_ENGINES
 
 
 _keys = itertools.count(1)
