@@ -39,8 +39,6 @@ from trunkline_router.log.encryption import OVERHEAD
 from trunkline_router.log.interface import Log
 from trunkline_router.log.sqlite.engine import SqliteLog
 
-from tests.support.postgres import NEWEST, shared_server
-
 NOW_MS = 1_700_000_000_123
 HOUR_MS = 3_600_000
 ALICE: TopicKey = ("acme", "echo", "web", PERSON, "alice")
@@ -106,12 +104,15 @@ def open_encrypted_sqlite(folder: Path) -> Opener:
     return opener
 
 
-def open_postgres(_: Path, version: int = NEWEST, data_keys: DataKeys | None = None) -> Opener:
+def open_postgres(_: Path, version: int = 18, data_keys: DataKeys | None = None) -> Opener:
     """The log is in a schema of its own; closing it releases its lease: the next open need not wait."""
     schema: list[str] = []
 
     async def opener() -> Log:
+        # Scripts that use SQLite import this module without what servers need.
         from trunkline_router.log.postgres.database import PostgresDatabase
+
+        from tests.support.postgres import shared_server
 
         if not schema:
             schema.append(shared_server(version).fresh_schema())
