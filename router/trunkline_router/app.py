@@ -40,7 +40,7 @@ from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.core.router import RouterCore
 from trunkline_router.grpc_options import server_options
 from trunkline_router.log.data_key_settings import DataKeyFile
-from trunkline_router.log.engines import open_log
+from trunkline_router.log.engines import open_database
 from trunkline_router.log.interface import Log
 from trunkline_router.maintenance import Maintenance
 from trunkline_router.media.folder import MediaFolder
@@ -85,7 +85,7 @@ async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
     listeners.check(settings)
     ports = 2 if settings.link_listen else 1
     max_connections = watch.raise_limit(settings.max_connections * ports, "TRUNKLINE_MAX_CONNECTIONS")
-    log = await open_log(settings)
+    log = (await open_database(settings).acquire(lambda: None)).log
     runtime = make_runtime(settings, log)
     await runtime.load()
     audit = AuditTrail(log)

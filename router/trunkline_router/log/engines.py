@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trunkline_runtime.private_files import create_private_folder, narrow
 from trunkline_runtime.process import StartError
 
 from trunkline_router.log.backup_manifest import BackupManifest
 from trunkline_router.log.data_key_settings import data_keys_of_environment, load_data_keys
 from trunkline_router.log.data_keys import DataKeyError
-from trunkline_router.log.interface import BackupFailed, Log
+from trunkline_router.log.interface import BackupFailed
+from trunkline_router.log.ownership import LogDatabase
 from trunkline_router.log.sqlite import backup
 from trunkline_router.log.sqlite import restore as restoration
-from trunkline_router.log.sqlite.engine import SqliteLog
+from trunkline_router.log.sqlite.database import SqliteDatabase
 
 if TYPE_CHECKING:
     # The commands need the data folder only, and are quick without the settings.
@@ -24,21 +24,16 @@ if TYPE_CHECKING:
 SQLITE_FILE = "trunkline.db"
 
 
-async def open_log(settings: RouterSettings) -> Log:
-    """Open the log in the data folder, which is created if missing. Raises StartError.
+def open_database(settings: RouterSettings) -> LogDatabase:
+    """Open the storage that the settings select. Raises StartError.
 
-    An engine joins here with one line; its `open` returns a Log.
+    An engine joins here with one line.
     """
     try:
-        create_private_folder(settings.data_dir)
-        # With the write-ahead log and the lock.
-        narrow(sorted(settings.data_dir.glob(f"{SQLITE_FILE}*")))
-        return SqliteLog.open(settings.data_dir / SQLITE_FILE, data_keys=load_data_keys(settings))
+        data_keys = load_data_keys(settings)
     except DataKeyError as error:
         raise StartError(str(error)) from None
-    except Exception as error:
-        problem = f"cannot open the log in {settings.data_dir}: {error}"
-        raise StartError(f"{problem}. Set TRUNKLINE_DATA_DIR to use another folder.") from error
+    return SqliteDatabase(settings.data_dir / SQLITE_FILE, data_keys)
 
 
 def back_up(data_dir: Path, target: Path, *, force: bool, progress: backup.Progress) -> BackupManifest:

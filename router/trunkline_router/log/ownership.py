@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from trunkline_router.log.interface import Log
@@ -40,11 +41,12 @@ class LogDatabase(Protocol):
     def describe(self) -> str:
         """Return where the log is, for people; without passwords."""
 
-    async def acquire(self) -> OwnedLog:
+    async def acquire(self, must_wait: Callable[[], None]) -> OwnedLog:
         """Wait until no other router owns the log, then own it.
 
-        Each call begins a new ownership, and the log knows nothing of former ones. When cancelled, nothing is
-        owned. Waits while the storage cannot be reached. Raises StartError for what time does not heal.
+        Calls `must_wait` once another router is found to own it, or the storage cannot be reached. Each call
+        begins a new ownership, and the log knows nothing of former ones. When cancelled, nothing is owned.
+        Raises StartError for what time does not heal.
         """
 
     async def close(self) -> None:

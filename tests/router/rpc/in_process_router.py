@@ -33,7 +33,6 @@ from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, TenantS
 from trunkline_router.app import make_runtime, make_server
 from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.grpc_options import server_options
-from trunkline_router.log.engines import open_log
 from trunkline_router.rpc.auth_interceptor import AuthInterceptor
 from trunkline_router.rpc.caller_resolver import EdgeVerifier
 from trunkline_router.runtime import RouterRuntime
@@ -41,6 +40,7 @@ from trunkline_router.settings import RouterSettings
 from trunkline_router.tenant_admin import TenantAdmin
 
 from tests.support.patience import patient
+from tests.support.router_log import open_log
 
 PATIENCE_S = patient(5)
 OPERATOR = "the-operator-of-the-tests"

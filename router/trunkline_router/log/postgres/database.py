@@ -57,7 +57,7 @@ class PostgresDatabase:
         """See LogDatabase."""
         return "postgresql"
 
-    async def acquire(self) -> OwnedLog:
+    async def acquire(self, must_wait: Callable[[], None]) -> OwnedLog:
         """See LogDatabase."""
         connection = await asyncpg.connect(self._dsn)
         if not await connection.fetchval("SELECT to_regclass('installation')"):

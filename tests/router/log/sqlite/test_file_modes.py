@@ -7,10 +7,10 @@ import stat
 from pathlib import Path
 
 from structlog.testing import capture_logs
-from trunkline_router.log.engines import open_log
 from trunkline_router.settings import RouterSettings
 
 from tests.router.log.engines import append, pending_entry
+from tests.support.router_log import open_log
 
 FILES = {"trunkline.db", "trunkline.db-wal", "trunkline.db-shm", "trunkline.db.lock", "trunkline.db.mark"}
 
