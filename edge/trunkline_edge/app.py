@@ -33,14 +33,19 @@ async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
     fetch = JwksHttpClient()
     runtime = EdgeRuntime(settings, fetch)
     channels = RouterChannelFactory.from_settings(settings)
-    router = RouterClient(settings.router, channels)
+    router = RouterClient(runtime.routers, channels)
     runtime.uploads.read = UploadReader(router).read
     http = HttpServer(runtime, router)
     listening = await listen(runtime, http)
     linked = asyncio.Event()
-    link = LinkClient(runtime, settings, linked.set, channels)
+
+    def follow_link() -> None:
+        linked.set()
+        router.follow_link()
+
+    link = LinkClient(runtime, settings, follow_link, channels)
     tasks = [asyncio.create_task(run) for run in (link.run(), runtime.run(), runtime.jwks.run())]
-    ready = asyncio.create_task(_announce_ready(listening.address, settings, linked))
+    ready = asyncio.create_task(_announce_ready(listening.address, runtime, linked))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     await _close(listening, runtime, [ready, *tasks])
@@ -100,12 +105,13 @@ def _protocol_factory(runtime: EdgeRuntime, http: HttpServer) -> Callable[[], as
     return lambda: TlsTransport(context.current, http.selector(), timeout_s, broken, runtime.budget)
 
 
-async def _announce_ready(address: ListenAddress, settings: EdgeSettings, linked: asyncio.Event) -> None:
+async def _announce_ready(address: ListenAddress, runtime: EdgeRuntime, linked: asyncio.Event) -> None:
     await linked.wait()
+    settings = runtime.settings
     scheme = "https" if settings.tls_cert else "http"
     # For a person to open: nobody can connect to all interfaces, nor a browser to a Unix socket.
     url = {} if address.path else {"url": f"{scheme}://{address.reachable}{settings.path_prefix}"}
-    _log.info("edge is ready", listening=str(address), **url, router=settings.router)
+    _log.info("edge is ready", listening=str(address), **url, router=runtime.routers.in_use)
     process.announce_listening(str(address))
 
 

@@ -16,6 +16,7 @@ from trunkline_edge.http.dialect_routes import PrefixRoute
 from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.server import make_app
 from trunkline_edge.http.transcoding import Transcoder
+from trunkline_runtime.router_addresses import RouterAddresses
 
 from tests.edge.transport.edge_loopback import (
     PATIENCE_S,
@@ -128,7 +129,7 @@ async def test_there_are_no_other_routes(linked: tuple[Edge, ScriptedLink]) -> N
     paths = {route.path.text for dialect in dialects for route in dialect.routes}
     # These answer that WebSockets are served here.
     paths |= {path.text for dialect in dialects for path in dialect.websocket_paths}
-    router = RouterClient("127.0.0.1:1")
+    router = RouterClient(RouterAddresses("127.0.0.1:1"))
     for route in make_app(edge.runtime, router).routes:
         # A prefix only has its own form of "not found".
         if not isinstance(route, (Transcoder, PrefixRoute)):

@@ -20,6 +20,7 @@ from trunkline_edge.http.router_client import CallFailed, RouterClient
 from trunkline_edge.router_channel import RouterChannelFactory
 from trunkline_edge.settings import EdgeSettings
 from trunkline_runtime.process import StartError
+from trunkline_runtime.router_addresses import RouterAddresses
 
 from tests.support.certificates import Certificates
 from tests.support.patience import patient
@@ -60,7 +61,7 @@ async def test_calls_show_the_link_key_and_the_certificate_that_there_is_now(
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()
     calls = RouterClient(
-        f"127.0.0.1:{port}", RouterChannelFactory.from_settings(settings(ours, link_key=KEY))
+        RouterAddresses(f"127.0.0.1:{port}"), RouterChannelFactory.from_settings(settings(ours, link_key=KEY))
     )
     try:
         async with asyncio.timeout(PATIENCE_S):

@@ -16,12 +16,20 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from trunkline.v1 import catalogue
 from trunkline_runtime.refusals import details_of, read_status, to_status
+from trunkline_runtime.router_addresses import RouterAddresses
 
 from trunkline_edge.router_channel import RouterChannelFactory
 
 _log = structlog.get_logger()
 
+READY = grpc.ChannelConnectivity.READY
+FAILED = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN)
+
 TIMEOUT_S = 10.0
+#: Bound of connecting to one of several routers; then the next one is called.
+CONNECT_TIMEOUT_S = 2.0
+#: Of a call whose time was used up by other routers.
+MIN_TIMEOUT_S = 0.001
 
 OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", 16 << 20),
@@ -47,25 +55,30 @@ class CallFailed(Exception):
 
 
 class RouterClient:
-    """A channel to a router, connected by the first call. Close it when no more calls follow.
+    """Calls the router that the edge is linked to. Close it when no more calls follow.
 
-    After certificates changed, new calls use a new channel.
+    With several routers a call goes on to the next one, at most once to each, if it was certainly not made:
+    there is no connection, or the router is a standby.
     """
 
-    def __init__(self, router: str, channel_factory: RouterChannelFactory | None = None) -> None:
-        self._router = router
-        self._channel_factory = channel_factory or RouterChannelFactory()
-        #: New calls use the last one; earlier ones finish the calls that were made on them.
-        self._channels: list[grpc.aio.Channel] = []
-        self._credentials: grpc.ChannelCredentials | None = None
+    def __init__(self, routers: RouterAddresses, channel_factory: RouterChannelFactory | None = None) -> None:
+        self._routers = routers
+        factory = self._channel_factory = channel_factory or RouterChannelFactory()
+        self._channels = {router: RouterCallables(router, factory) for router in routers}
+        self._streams: dict[grpc.aio.UnaryStreamCall[Any, Any], str] = {}
         self._closed = False
-        self._callables: dict[str, Callable[..., Any]] = {}
 
     async def close(self) -> None:
         """Close all channels. Calls in flight and later ones fail with RESTARTING."""
         self._closed = True
-        for channel in self._channels:
-            await channel.close()
+        for each in self._channels.values():
+            await each.close()
+
+    def follow_link(self) -> None:
+        """End the streams of routers that the edge is no longer linked to, with ROUTER_UNAVAILABLE."""
+        for call, router in list(self._streams.items()):
+            if router != self._routers.in_use:
+                call.cancel()
 
     async def unary(
         self,
@@ -76,16 +89,24 @@ class RouterClient:
         timeout_s: float = TIMEOUT_S,
     ) -> Message:
         """Call a unary RPC, without retries. Raises CallFailed."""
-        call = self._callable(method)(
-            request, metadata=(*self._channel_factory.metadata, *metadata), timeout=timeout_s
-        )
-        try:
-            return cast("Message", await call)
-        except grpc.aio.AioRpcError as error:
-            raise _failure(error, method) from None
-        except asyncio.CancelledError:
-            self._raise_if_closed()
-            raise
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        metadata = (*self._channel_factory.metadata, *metadata)
+        for router in self._routers.in_order():
+            if not await self._can_call(router, deadline):
+                continue
+            call = self._callable(router, method)
+            try:
+                answer = await call(
+                    request, metadata=metadata, timeout=max(deadline - loop.time(), MIN_TIMEOUT_S)
+                )
+                return cast("Message", answer)
+            except grpc.aio.AioRpcError as error:
+                self._raise_unless_standby(error, method)
+            except asyncio.CancelledError:
+                self._raise_if_not_by_caller()
+                raise
+        raise CallFailed(to_status(catalogue.ROUTER_UNAVAILABLE.refused()))
 
     async def stream(
         self,
@@ -95,30 +116,96 @@ class RouterClient:
         metadata: Sequence[tuple[str, str | bytes]] = (),
     ) -> AsyncIterator[Message]:
         """Call a server-streaming RPC; `aclose` cancels it. Raises CallFailed."""
-        call = self._callable(method)(request, metadata=(*self._channel_factory.metadata, *metadata))
-        try:
-            async for message in call:
-                yield message
-        except grpc.aio.AioRpcError as error:
-            raise _failure(error, method) from None
-        except asyncio.CancelledError:
-            self._raise_if_closed()
-            raise
-        finally:
-            call.cancel()
+        deadline = asyncio.get_running_loop().time() + TIMEOUT_S
+        metadata = (*self._channel_factory.metadata, *metadata)
+        for router in self._routers.in_order():
+            if not await self._can_call(router, deadline):
+                continue
+            call = self._callable(router, method)(request, metadata=metadata)
+            self._streams[call] = router
+            try:
+                async for message in call:
+                    yield message
+                return
+            except grpc.aio.AioRpcError as error:
+                # A standby refuses a call before its first message.
+                self._raise_unless_standby(error, method)
+            except asyncio.CancelledError:
+                self._raise_if_not_by_caller()
+                raise
+            finally:
+                del self._streams[call]
+                call.cancel()
+        raise CallFailed(to_status(catalogue.ROUTER_UNAVAILABLE.refused()))
 
-    def _callable(self, method: MethodDescriptor) -> Callable[..., Any]:
+    async def _can_call(self, router: str, deadline: float) -> bool:
+        """Connect if there is another router to call instead."""
+        if len(self._routers) == 1:
+            return True
+        self._raise_if_closing()
+        loop = asyncio.get_running_loop()
+        return await self._channels[router].connect(min(deadline, loop.time() + CONNECT_TIMEOUT_S))
+
+    def _callable(self, router: str, method: MethodDescriptor) -> Callable[..., Any]:
+        self._raise_if_closing()
+        return self._channels[router].callable(method)
+
+    def _raise_unless_standby(self, error: grpc.aio.AioRpcError, method: MethodDescriptor) -> None:
+        """Raises CallFailed, unless the router refused the call as a standby."""
+        failure = _failure(error, method)
+        if failure.reason != catalogue.ROUTER_STANDBY.code:
+            raise failure from None
+
+    def _raise_if_closing(self) -> None:
         if self._closed:
             raise CallFailed(to_status(catalogue.RESTARTING.refused()))
-        credentials = self._channel_factory.credentials
-        if not self._channels or credentials is not self._credentials:
-            # Lazily, because a channel needs a running loop.
-            self._channels.append(self._channel_factory.open(self._router, OPTIONS))
-            self._credentials = credentials
-            self._callables.clear()
+
+    def _raise_if_not_by_caller(self) -> None:
+        """Raises CallFailed if something other than a cancel of the caller's task cancelled the call."""
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            return
+        reason = catalogue.RESTARTING if self._closed else catalogue.ROUTER_UNAVAILABLE
+        raise CallFailed(to_status(reason.refused())) from None
+
+
+class RouterCallables:
+    """RPCs of one router, over a channel that the first call opens.
+
+    After certificates changed, new calls use a new channel.
+    """
+
+    def __init__(self, router: str, channel_factory: RouterChannelFactory) -> None:
+        self._router = router
+        self._channel_factory = channel_factory
+        #: New calls use the last one; earlier ones finish the calls that were made on them.
+        self._channels: list[grpc.aio.Channel] = []
+        self._credentials: grpc.ChannelCredentials | None = None
+        self._callables: dict[str, Callable[..., Any]] = {}
+
+    async def close(self) -> None:
+        """Close all channels, which cancels their calls."""
+        for channel in self._channels:
+            await channel.close()
+
+    async def connect(self, deadline: float) -> bool:
+        """Connect; return False if that fails or takes until the deadline, on the loop's clock."""
+        channel = self._current_channel()
+        try:
+            async with asyncio.timeout_at(deadline):
+                while (state := channel.get_state(try_to_connect=True)) is not READY:
+                    if state in FAILED:
+                        return False
+                    await channel.wait_for_state_change(state)
+        except (TimeoutError, grpc.aio.UsageError):
+            return False
+        return True
+
+    def callable(self, method: MethodDescriptor) -> Callable[..., Any]:
+        """The function that calls an RPC."""
+        channel = self._current_channel()
         found = self._callables.get(method.full_name)
         if found is None:
-            channel = self._channels[-1]
             create = channel.unary_stream if method.server_streaming else channel.unary_unary
             found = self._callables[method.full_name] = create(
                 f"/{method.containing_service.full_name}/{method.name}",
@@ -127,11 +214,14 @@ class RouterClient:
             )
         return found
 
-    def _raise_if_closed(self) -> None:
-        """Raises CallFailed if closing the channel, rather than the caller's task, cancelled the call."""
-        task = asyncio.current_task()
-        if self._closed and (task is None or not task.cancelling()):
-            raise CallFailed(to_status(catalogue.RESTARTING.refused())) from None
+    def _current_channel(self) -> grpc.aio.Channel:
+        credentials = self._channel_factory.credentials
+        if not self._channels or credentials is not self._credentials:
+            # Lazily, because a channel needs a running loop.
+            self._channels.append(self._channel_factory.open(self._router, OPTIONS))
+            self._credentials = credentials
+            self._callables.clear()
+        return self._channels[-1]
 
 
 def _failure(error: grpc.aio.AioRpcError, method: MethodDescriptor) -> CallFailed:

@@ -104,7 +104,7 @@ def make_app(runtime: EdgeRuntime, router: RouterClient) -> Starlette:
 def _operator_routes(runtime: EdgeRuntime) -> list[BaseRoute]:
     """Health, readiness and metrics."""
     registry = CollectorRegistry()
-    registry.register(EdgeCollector(runtime.core))
+    registry.register(EdgeCollector(runtime.core, runtime.routers))
 
     async def healthz(request: Request) -> Response:
         """Liveness: the process answers, linked or not."""
@@ -112,8 +112,11 @@ def _operator_routes(runtime: EdgeRuntime) -> list[BaseRoute]:
 
     async def readyz(request: Request) -> Response:
         """Readiness: the edge is linked to a router and not stopping."""
-        ready = runtime.core.uplink.is_up and not runtime.is_stopping
-        status = {"status": "ready" if ready else "not ready", "linked": runtime.core.uplink.is_up}
+        linked = runtime.core.uplink.is_up
+        ready = linked and not runtime.is_stopping
+        status: dict[str, object] = {"status": "ready" if ready else "not ready", "linked": linked}
+        if linked:
+            status["router"] = runtime.routers.in_use
         return JSONResponse(status, status_code=200 if ready else 503)
 
     async def metrics(request: Request) -> Response:

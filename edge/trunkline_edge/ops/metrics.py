@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from trunkline_runtime.descriptors import watch
+from trunkline_runtime.router_addresses import RouterAddresses
 
 from trunkline_edge.core.edge import EdgeCore
 
@@ -14,8 +15,9 @@ from trunkline_edge.core.edge import EdgeCore
 class EdgeCollector(Collector):
     """Collects the metrics of one edge. A count costs the hot path one addition."""
 
-    def __init__(self, core: EdgeCore) -> None:
+    def __init__(self, core: EdgeCore, routers: RouterAddresses) -> None:
         self._core = core
+        self._routers = routers
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client."""
@@ -80,6 +82,12 @@ class EdgeCollector(Collector):
             yield GaugeMetricFamily(f"trunkline_edge_{name}", text, value)
         for name, (text, value) in counters.items():
             yield CounterMetricFamily(f"trunkline_edge_{name}", text, value)
+        linked = GaugeMetricFamily(
+            "trunkline_edge_link_router", "1 for the router that the edge is linked to", labels=["router"]
+        )
+        for router in self._routers:
+            linked.add_metric([router], int(core.uplink.is_up and router == self._routers.in_use))
+        yield linked
         refused = CounterMetricFamily(
             "trunkline_edge_refused",
             "Frames answered with an error, and connects that were refused, by the catalogue's code",

@@ -18,6 +18,7 @@ from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.transcoding import routes
 from trunkline_edge.transport import body_budget
 from trunkline_edge.transport.body_budget import STRANGERS
+from trunkline_runtime.router_addresses import RouterAddresses
 
 from tests.edge.http.token_admission import token_callers
 from tests.support.declared_tenants import policy
@@ -35,7 +36,7 @@ def bodies() -> BodyReader:
 async def http(bodies: BodyReader) -> AsyncIterator[httpx.AsyncClient]:
     """An edge's routes without a router; tenant `open` is open to this machine, `closed` to nobody."""
     tenants = TenantPolicies([policy("open"), policy("closed", tokens=["t1"])])
-    calls = RouterClient("127.0.0.1:1")
+    calls = RouterClient(RouterAddresses("127.0.0.1:1"))
     served = routes(calls, CallerMetadata(tenants), token_callers(tenants), bodies, FairWorker())
     transport = httpx.ASGITransport(Starlette(routes=served))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost/v1") as client:

@@ -26,6 +26,7 @@ from trunkline.v1.presence_service_pb2_grpc import (
 from trunkline_edge.http.router_client import CallFailed, RouterClient
 from trunkline_edge.http_errors import http_status
 from trunkline_runtime.refusals import details_of
+from trunkline_runtime.router_addresses import RouterAddresses
 
 from tests.support.patience import patient, under_load
 
@@ -79,7 +80,7 @@ class ScriptedPresence(PresenceServiceServicer):
 async def router() -> AsyncIterator[tuple[ScriptedPresence, RouterClient]]:
     server, presence = grpc.aio.server(), ScriptedPresence()
     add_PresenceServiceServicer_to_server(presence, server)
-    calls = RouterClient(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    calls = RouterClient(RouterAddresses(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"))
     await server.start()
     try:
         yield presence, calls
@@ -103,7 +104,7 @@ async def test_an_answer_is_the_message_and_metadata_goes_along() -> None:
 
 
 async def test_a_router_that_is_not_there_is_unavailable() -> None:
-    calls = RouterClient("127.0.0.1:1")
+    calls = RouterClient(RouterAddresses("127.0.0.1:1"))
     failure = await failed(calls)
     assert (failure.status.code, *details_of(failure.status)) == (14, "ROUTER_UNAVAILABLE", 1000)
     assert failure.status.message == str(failure) == "The service is starting or restarting; try again"
@@ -194,7 +195,7 @@ async def test_a_stream_is_cancelled_with_its_iterator() -> None:
 
 
 async def test_a_stream_of_a_router_that_is_not_there_fails() -> None:
-    calls = RouterClient("127.0.0.1:1")
+    calls = RouterClient(RouterAddresses("127.0.0.1:1"))
     with pytest.raises(CallFailed) as caught:
         await anext(calls.stream(WATCH, WatchConnectionsRequest()))
     assert caught.value.reason == "ROUTER_UNAVAILABLE"

@@ -319,10 +319,16 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
 
     watching = patch("trunkline_edge.http.server.ProtocolSelector", WatchedPort)
     watching.start()
-    http = HttpServer(runtime, RouterClient(runtime.settings.router))
+    router_client = RouterClient(runtime.routers)
+    http = HttpServer(runtime, router_client)
     listener = await listen(runtime, http)
     linked = asyncio.Event()
-    link = LinkClient(runtime, runtime.settings, linked.set)
+
+    def follow_link() -> None:
+        linked.set()
+        router_client.follow_link()
+
+    link = LinkClient(runtime, runtime.settings, follow_link)
     tasks = [asyncio.create_task(link.run()), asyncio.create_task(runtime.run())]
     edge = Edge(runtime, str(listener.address), linked)
     try:

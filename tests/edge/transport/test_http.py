@@ -19,9 +19,12 @@ async def test_health_readiness_and_metrics_are_served_on_one_kept_connection() 
         websocket, _ = await accepted(edge, link)
         health = (await http.get("/healthz")).json()
         assert (health["status"], health["connections"]) == ("ok", 1)
-        assert (await http.get("/readyz")).json() == {"status": "ready", "linked": True}
+        router = edge.runtime.settings.router
+        ready = {"status": "ready", "linked": True, "router": router}
+        assert (await http.get("/readyz")).json() == ready
         metrics = await http.get("/metrics")
         assert "trunkline_edge_connections 1.0\n" in metrics.text
+        assert f'trunkline_edge_link_router{{router="{router}"}} 1.0\n' in metrics.text
         assert "trunkline_edge_connections_opened_total 1.0\n" in metrics.text
         assert metrics.headers["content-type"].startswith("text/plain")
         [pooled] = http._transport._pool.connections  # type: ignore[attr-defined]
@@ -32,7 +35,8 @@ async def test_health_readiness_and_metrics_are_served_on_one_kept_connection() 
 async def test_an_edge_without_a_link_is_healthy_and_not_ready() -> None:
     async with running_edge("127.0.0.1:1") as edge, client(edge.address) as http:
         assert (await http.get("/healthz")).status_code == 200
-        assert (await http.get("/readyz")).status_code == 503
+        answer = await http.get("/readyz")
+        assert (answer.status_code, answer.json()) == (503, {"status": "not ready", "linked": False})
         assert "trunkline_edge_link_up 0.0" in (await http.get("/metrics")).text
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 import trunkline_edge.link.client
 from structlog.testing import capture_logs
@@ -104,6 +105,19 @@ async def test_a_link_to_a_router_that_lost_the_log_is_closed_though_the_router_
         await routers[1].link()
         await asyncio.wait_for(link.over, PATIENCE_S)
         assert edge.runtime.routers.in_use == routers[1].address
+
+
+async def test_readiness_names_the_router_that_the_edge_is_linked_to() -> None:
+    async with two_routers(owner=0) as routers, running_edge(at(routers)) as edge:
+        await routers[0].link()
+        await edge.until(edge.linked.is_set)
+        async with httpx.AsyncClient(base_url=f"http://{edge.address}", trust_env=False) as http:
+            assert (await http.get("/readyz")).json()["router"] == routers[0].address
+            await routers[0].lose()
+            await routers[1].take_over()
+            await routers[1].link()
+            await edge.until(lambda: edge.runtime.routers.in_use == routers[1].address)
+            assert (await http.get("/readyz")).json()["router"] == routers[1].address
 
 
 async def test_a_suspended_owner_keeps_its_links_while_nobody_takes_over() -> None:

@@ -17,6 +17,7 @@ from trunkline_edge.http.fair_worker import FairWorker
 from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.transcoding import routes
 from trunkline_router.rpc.link_verifier import LinkVerifier
+from trunkline_runtime.router_addresses import RouterAddresses
 
 from tests.edge.http.token_admission import token_callers
 from tests.router.rpc.in_process_router import OPERATOR, InProcessRouter, in_process_router
@@ -40,7 +41,7 @@ async def router(tmp_path: Path) -> AsyncIterator[InProcessRouter]:
 
 @pytest.fixture
 async def edge(router: InProcessRouter) -> AsyncIterator[Starlette]:
-    calls, access = RouterClient(router.address), CallerMetadata(TENANTS)
+    calls, access = RouterClient(RouterAddresses(router.address)), CallerMetadata(TENANTS)
     yield Starlette(routes=routes(calls, access, token_callers(TENANTS), BodyReader(), FairWorker()))
     await calls.close()
 
