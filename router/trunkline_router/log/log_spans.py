@@ -23,6 +23,14 @@ class LogSpan(NamedTuple):
         return self.last - self.first + 1
 
 
+class LogPiece(NamedTuple):
+    """Some of a tenant's logs."""
+
+    logs: list[LogSpan]
+    #: There may be more after them.
+    more: bool
+
+
 def take_logs(logs: Sequence[LogSpan], max_entries: int) -> list[LogSpan]:
     """The first logs that hold at most `max_entries` together; at least one, if there is any."""
     entries = 0
@@ -50,3 +58,9 @@ def take_entries(
         if span.last < log.last:
             break
     return spans
+
+
+def agents_of(spans: Iterable[LogSpan], messages: Iterable[tuple[int, int]]) -> set[str]:
+    """Return the agents of the logs of these messages, given as topic_id and seq."""
+    touched = {topic_id for topic_id, _ in messages}
+    return {span.topic[1] for span in spans if span.topic_id in touched}

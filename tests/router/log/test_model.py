@@ -27,8 +27,9 @@ from trunkline_router.core.values.log_records import (
 )
 from trunkline_router.core.values.stored_records import Backlog
 from trunkline_router.core.values.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
+from trunkline_router.log import erasure_plan, pruning_plan
 from trunkline_router.log.encryption import OVERHEAD
-from trunkline_router.log.sqlite import erasure, log_walk, pruning, sweeper
+from trunkline_router.log.sqlite import log_walk, sweeper
 
 from tests.router.log.engines import ENGINES, HOUR_MS, NOW_MS, change, deltas, pending_entry, position, read
 from tests.router.log.erasure_model import ErasingModel
@@ -289,12 +290,10 @@ class LogMachine(RuleBasedStateMachine):
 #: Bounds of the work done in pieces.
 BOUNDS = [
     (log_walk, "LOGS"),
-    (erasure, "LOGS"),
-    (erasure, "_DELETED_ROWS"),
-    (erasure, "SEARCHED_ENTRIES"),
-    (erasure, "_ERASED_ENTRIES"),
-    (pruning, "LOGS"),
-    (pruning, "_ENTRIES"),
+    (erasure_plan, "DELETED_WORK"),
+    (erasure_plan, "SEARCHED_ENTRIES"),
+    (erasure_plan, "ERASED_ENTRIES"),
+    (pruning_plan, "ENTRIES"),
     (sweeper, "_ROWS"),
     (sweeper, "_LOGS"),
 ]

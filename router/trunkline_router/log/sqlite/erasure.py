@@ -7,23 +7,17 @@ import sqlite3
 from collections.abc import Sequence
 
 from trunkline_router.core.values.log_records import Cursor, ErasedPiece
-from trunkline_router.core.values.topics import PERSON, USER, TopicKey
-from trunkline_router.log.encryption import Encryption, SealedTable, is_sealed
-from trunkline_router.log.log_spans import LogSpan, take_entries, take_logs
-from trunkline_router.log.redaction import redacted_change, redacted_message, redacted_read
+from trunkline_router.core.values.topics import TopicKey
+from trunkline_router.log import erasure_plan
+from trunkline_router.log.encryption import Encryption
+from trunkline_router.log.erasure_plan import START, plan_tenant_erasure, plan_user_erasure
+from trunkline_router.log.log_spans import LogSpan, agents_of
+from trunkline_router.log.redaction import AuthoredEvent, AuthoredMessage, redact_events, redact_messages
 from trunkline_router.log.sqlite.delivery_rows import delete_deliveries_of_logs, delete_deliveries_of_messages
 from trunkline_router.log.sqlite.entry_rows import with_checksums
-from trunkline_router.log.sqlite.log_walk import LOGS, next_logs
+from trunkline_router.log.sqlite.log_walk import next_logs
 from trunkline_router.log.sqlite.statements import Select, Write, look_up_ends
 from trunkline_router.log.sqlite.tenant_rows import delete_tenant
-
-#: Deliveries of a tenant that one piece deletes, and entries that one piece searches for those of a user.
-_DELETED_ROWS = 2_000
-SEARCHED_ENTRIES = 2_000
-#: Entries of the logs that one piece erases: their events must be counted.
-_ERASED_ENTRIES = 100_000
-#: Cursor of the first piece.
-_START: Cursor = (0, 0)
 
 _IN_LOGS = "topic_id IN (SELECT value FROM json_each(?))"
 _DELETE_WORK = "DELETE FROM {0} WHERE delivery_id IN (SELECT delivery_id FROM {0} WHERE tenant = ? LIMIT ?)"
@@ -59,19 +53,18 @@ def reset(db: sqlite3.Connection, topic: TopicKey) -> int:
 def erase_tenant(db: sqlite3.Connection, tenant: str) -> ErasedPiece:
     """Erase some of a tenant's logs, or, if none are left, the tenant's own rows."""
     # Deliveries first: any number of them may belong to one log.
+    most = erasure_plan.DELETED_WORK
     deleted = [
-        db.execute(_DELETE_WORK.format(table), (tenant, _DELETED_ROWS)).rowcount
+        db.execute(_DELETE_WORK.format(table), (tenant, most)).rowcount
         for table in ("deliveries", "dead_letters")
     ]
-    if max(deleted) == _DELETED_ROWS:
-        return ErasedPiece(0, cursor=_START)
-    found = next_logs(db, tenant, 0)
-    logs = take_logs(found, _ERASED_ENTRIES)
-    messages = _erase(db, tenant, logs)
-    more = len(logs) < len(found) or len(found) == LOGS
-    if not more:
+    if max(deleted) == most:
+        return ErasedPiece(0, cursor=START)
+    erasure = plan_tenant_erasure(next_logs(db, tenant, 0))
+    messages = _erase(db, tenant, erasure.logs)
+    if erasure.is_last:
         delete_tenant(db, tenant)
-    return ErasedPiece(messages, topics=tuple(log.topic for log in logs), cursor=_START if more else None)
+    return erasure.erased(messages)
 
 
 def erase_user(
@@ -82,26 +75,18 @@ def erase_user(
     now_ms: int,
     encryption: Encryption,
 ) -> ErasedPiece:
-    """Erase some of a user's entries. A cursor is a topic_id and the seq up to which that log is done.
+    """Erase some of a user's entries.
 
     With a data key, the tenant's key must be reserved for twice SEARCHED_ENTRIES values.
     """
-    topic_id, done_seq = cursor or _START
-    found = next_logs(db, tenant, topic_id, inclusive=True)
-    own = [log for log in found if log.topic[3] in (PERSON, USER) and log.topic[4] == user]
-    others = [log for log in found if log not in own]
-    spans = take_entries(others, SEARCHED_ENTRIES, topic_id, done_seq)
+    found = next_logs(db, tenant, (cursor or START)[0], inclusive=True)
+    erasure = plan_user_erasure(found, user, cursor)
     receipts = db.execute(
-        f"DELETE FROM receipts WHERE {_IN_LOGS} AND user = ?",
-        (json.dumps([log.topic_id for log in (*own, *spans)]), user),
+        f"DELETE FROM receipts WHERE {_IN_LOGS} AND user = ?", (json.dumps(erasure.topic_ids), user)
     ).rowcount
-    messages = _erase(db, tenant, own) + _redact(db, tenant, user, spans, now_ms, encryption)
-    if spans:
-        topic_id, done_seq = spans[-1].topic_id, spans[-1].last
-    more = len(found) == LOGS or [span.last for span in spans] != [log.last for log in others]
-    return ErasedPiece(
-        messages, receipts, tuple(log.topic for log in own), (topic_id, done_seq) if more else None
-    )
+    messages = _erase(db, tenant, erasure.own)
+    messages += _redact(db, tenant, user, erasure.spans, now_ms, encryption)
+    return erasure.erased(messages, receipts)
 
 
 def _redact(
@@ -112,32 +97,22 @@ def _redact(
     now_ms: int,
     encryption: Encryption,
 ) -> int:
-    """Redact a user's messages and events in these spans. Returns the number of messages.
-
-    Bodies that were encrypted are encrypted again.
-    """
-    logs = {span.topic_id: span for span in spans}
+    """Redact a user's messages and events in these spans. Returns the number of messages."""
     rows = [value for span in spans for value in (span.topic_id, span.first, span.last, user)]
-    messages = []
-    for topic_id, seq, created_ms, role, first, former in _MESSAGES_OF_USER.run(db, rows):
-        log = logs[topic_id]
-        body = redacted_message(log, seq, former or log.epoch, created_ms, role, now_ms)
-        if is_sealed(bytes.fromhex(first)):
-            body = encryption.seal(tenant, SealedTable.MESSAGES, topic_id, seq, body)
-        messages.append((topic_id, seq, body))
+    found = [
+        AuthoredMessage(topic_id, seq, created_ms, role, first == "00", written_in)
+        for topic_id, seq, created_ms, role, first, written_in in _MESSAGES_OF_USER.run(db, rows)
+    ]
+    messages = redact_messages(encryption, tenant, spans, found, now_ms)
     _REWRITE_MESSAGES.run(db, with_checksums(messages))
     keys = [(topic_id, seq) for topic_id, seq, _ in messages]
-    agents = {logs[topic_id].topic[1] for topic_id, _ in keys}
+    agents = agents_of(spans, keys)
     delete_deliveries_of_messages(db, tenant, agents, keys)
-    events = []
-    for topic_id, seq, change, text in _EVENTS_OF_USER.run(db, rows):
-        stored = bytes.fromhex(text)
-        body = encryption.unseal(tenant, SealedTable.EVENTS, topic_id, seq, stored)
-        body = (redacted_change if change else redacted_read)(body)
-        if is_sealed(stored):
-            body = encryption.seal(tenant, SealedTable.EVENTS, topic_id, seq, body)
-        events.append((topic_id, seq, body))
-    _REWRITE_EVENTS.run(db, with_checksums(events))
+    events = [
+        AuthoredEvent(topic_id, seq, change, bytes.fromhex(stored))
+        for topic_id, seq, change, stored in _EVENTS_OF_USER.run(db, rows)
+    ]
+    _REWRITE_EVENTS.run(db, with_checksums(redact_events(encryption, tenant, events)))
     return len(messages)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from trunkline_router.log.log_spans import LogSpan
+from trunkline_router.log.log_spans import LogPiece, LogSpan
 from trunkline_router.log.sqlite.statements import END
 
 #: Logs read in one piece of work.
@@ -30,9 +30,7 @@ _ADDRESS = "SELECT agent, platform, kind, target FROM topics WHERE topic_id = ? 
 _START = ("", "", -1, "")
 
 
-def next_logs(
-    db: sqlite3.Connection, tenant: str, topic_id: int, *, inclusive: bool = False
-) -> list[LogSpan]:
+def next_logs(db: sqlite3.Connection, tenant: str, topic_id: int, *, inclusive: bool = False) -> LogPiece:
     """Return the tenant's logs after `topic_id`, at most `LOGS`; `inclusive` starts with that log.
 
     Starts over if there is no such log.
@@ -40,7 +38,8 @@ def next_logs(
     address = db.execute(_ADDRESS, (topic_id, tenant)).fetchone() or _START
     query = _FROM if inclusive else _AFTER
     found = json.loads(db.execute(query, (tenant, *address, LOGS)).fetchone()[0])
-    return [
+    logs = [
         LogSpan(topic_id, (tenant, agent, platform, kind, target), *rest)
         for agent, platform, kind, target, topic_id, *rest in sorted(found)
     ]
+    return LogPiece(logs, more=len(logs) == LOGS)

@@ -17,9 +17,10 @@ from trunkline_router.core.values.stored_records import RevocationKind
 from trunkline_router.core.values.topics import TopicKey, address_of, describe
 from trunkline_router.log.data_keys import DataKeys
 from trunkline_router.log.encryption import Encryption
+from trunkline_router.log.erasure_plan import SEARCHED_ENTRIES
 from trunkline_router.log.message_ids import new_epoch
 from trunkline_router.log.sqlite.commit_mark import read_state
-from trunkline_router.log.sqlite.erasure import SEARCHED_ENTRIES, erase_tenant, erase_user, reset
+from trunkline_router.log.sqlite.erasure import erase_tenant, erase_user, reset
 from trunkline_router.log.sqlite.statements import END
 from trunkline_router.log.sqlite.tenant_key_rows import read_tenant_keys, write_tenant_keys
 

@@ -16,6 +16,7 @@ from trunkline_router.log.append_results import StoredResult
 from trunkline_router.log.batch import Batch, Head, IdCounters
 from trunkline_router.log.data_keys import DataKeys
 from trunkline_router.log.encryption import Encryption
+from trunkline_router.log.erasure_plan import SEARCHED_ENTRIES
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.sqlite.batch_writer import write_batch
 from trunkline_router.log.sqlite.commit_mark import (
@@ -28,7 +29,7 @@ from trunkline_router.log.sqlite.commit_mark import (
 )
 from trunkline_router.log.sqlite.database_file import BUSY_TIMEOUT_MS, cancel_long_reads, connect_writer
 from trunkline_router.log.sqlite.delivery_rows import replay
-from trunkline_router.log.sqlite.erasure import SEARCHED_ENTRIES, erase_tenant, erase_user, reset
+from trunkline_router.log.sqlite.erasure import erase_tenant, erase_user, reset
 from trunkline_router.log.sqlite.forks import fork_all
 from trunkline_router.log.sqlite.idempotency_keys import IdempotencyKeys, keys_of
 from trunkline_router.log.sqlite.key_store import KeyStore
