@@ -9,13 +9,13 @@ from pathlib import Path
 
 import asyncpg
 
-from trunkline_router.log.batch import IdCounters
 from trunkline_router.log.data_keys import DataKeys
 from trunkline_router.log.encryption import Encryption
 from trunkline_router.log.ownership import OwnedLog
 from trunkline_router.log.postgres.connections import Connections
 from trunkline_router.log.postgres.engine import PostgresLog
 from trunkline_router.log.postgres.fence import FencedWriter
+from trunkline_router.log.postgres.id_blocks import IdBlocks
 from trunkline_router.log.postgres.key_store import KeyStore
 from trunkline_router.log.postgres.lease import PostgresLease
 from trunkline_router.log.postgres.reader import Reader
@@ -71,6 +71,8 @@ class PostgresDatabase:
         encryption = Encryption(self._data_keys)
         key_store = KeyStore(encryption, writer, self._clock)
         await key_store.open()
+        ids = IdBlocks()
+        await ids.open(writer)
         pool = await asyncpg.create_pool(self._dsn, min_size=1, max_size=4)
         reader = Reader(Connections(pool), StoredValues(encryption), encryption)
         log = PostgresLog(
@@ -78,7 +80,7 @@ class PostgresDatabase:
             reader,
             key_store,
             encryption,
-            IdCounters(0, 0, 0),
+            ids,
             self._clock,
             keep_keys_ms=self._keep_keys_ms,
             cached_heads=self._cached_heads,

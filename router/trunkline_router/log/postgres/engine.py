@@ -26,19 +26,20 @@ from trunkline_router.core.values.stored_records import (
 )
 from trunkline_router.core.values.topics import Position, TopicKey
 from trunkline_router.log.appender import Appender
-from trunkline_router.log.batch import IdCounters
 from trunkline_router.log.data_keys import DataKeys
 from trunkline_router.log.encryption import Encryption
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.postgres.batch_writer import BatchWriter
 from trunkline_router.log.postgres.erasure import erase_tenant, erase_user, reset
 from trunkline_router.log.postgres.fence import FencedWriter
+from trunkline_router.log.postgres.id_blocks import IdBlocks
 from trunkline_router.log.postgres.key_store import KeyStore
 from trunkline_router.log.postgres.pruning import prune
 from trunkline_router.log.postgres.reader import Reader
 from trunkline_router.log.postgres.replay import replay
 from trunkline_router.log.postgres.sweeper import sweep
 from trunkline_router.log.postgres.tenant_rows import write_registration
+from trunkline_router.log.stored_values import StoredValues
 
 
 class PostgresLog:
@@ -53,7 +54,7 @@ class PostgresLog:
         reader: Reader,
         key_store: KeyStore,
         encryption: Encryption,
-        counters: IdCounters,
+        ids: IdBlocks,
         clock: Callable[[], int],
         *,
         keep_keys_ms: int,
@@ -67,8 +68,10 @@ class PostgresLog:
         self._clock = clock
         self._keep_keys_ms = keep_keys_ms
         self._closed = False
-        store = BatchWriter(writer, key_store)
-        self._appender = Appender(store, counters, clock, encryption.is_same_content, cached_heads)
+        self._values = StoredValues(encryption)
+        self._ids = ids
+        store = BatchWriter(writer, key_store, ids)
+        self._appender = Appender(store, ids.counters, clock, encryption.is_same_content, cached_heads)
 
     @property
     def can_encrypt(self) -> bool:
@@ -145,9 +148,9 @@ class PostgresLog:
         return await self._reader.dead_letters(tenant, agent, after, limit)
 
     async def replay(self, tenant: str, agent: str, delivery_ids: Sequence[int]) -> list[StoredDelivery]:
-        """See Log. Replayed in the order of the former ids, which is that of the messages."""
+        """See Log."""
         self._check_open()
-        return await replay(self._writer, self._appender.counters, tenant, agent, delivery_ids)
+        return await replay(self._writer, self._values, self._ids, tenant, agent, delivery_ids)
 
     async def delivered(self, users: Sequence[tuple[TopicKey, str]]) -> list[Position]:
         """See Log."""

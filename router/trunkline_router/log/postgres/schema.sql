@@ -8,6 +8,8 @@ CREATE TABLE installation (
     id              integer PRIMARY KEY CHECK (id = 1),
     installation_id text NOT NULL,       -- random
     schema_version  integer NOT NULL,
+    -- Some log was found to lack entries that were committed: the next owner begins new epochs of all logs.
+    is_older_copy   boolean NOT NULL DEFAULT false,
     created_at      timestamptz NOT NULL DEFAULT now()
 );
 
@@ -48,6 +50,7 @@ CREATE TABLE id_blocks (
     name     text PRIMARY KEY,           -- topics, deliveries
     reserved bigint NOT NULL             -- every id up to this one may have been assigned
 );
+INSERT INTO id_blocks VALUES ('topics', 0), ('deliveries', 0);
 
 -- One row per log. Erasing a log deletes its row; the topic's next message inserts a new one.
 CREATE TABLE topics (
