@@ -38,10 +38,10 @@ class LinkAttempts:
         if uptime_s >= STABLE_S:
             self._end_pass()
 
-    def fail(self, *, is_standby: bool = False) -> float:
+    def fail(self, *, may_be_standby: bool = False) -> float:
         """Go on to the next router; return the pause before it in seconds."""
         self._failed += 1
-        self._has_met_standby |= is_standby
+        self._has_met_standby |= may_be_standby
         self.router = self._routers.after(self.router)
         if self._failed < len(self._routers):
             return 0.0

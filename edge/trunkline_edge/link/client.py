@@ -75,18 +75,21 @@ class LinkClient:
     async def _link_once(self) -> None:
         """Link to the router of the next attempt until the link breaks, then pause."""
         router, attempts = self._attempts.router, self._attempts
-        owner = ""
+        owner, failure = "", None
         try:
             owner = await self._link_until_moved(router)
-            problem = LinkFailed(f"another router owns the log: {owner}")
-        except LinkFailed as failure:
-            problem = failure
-        if self._runtime.core.uplink.is_up:
+        except LinkFailed as reason:
+            failure = reason
+        was_up = self._runtime.core.uplink.is_up
+        if was_up:
             attempts.link_was_up(time.monotonic() - self._linked_at)
             self._logged.clear()
         self._runtime.link_lost()
-        self._log_problem(router, str(problem))
-        pause_s = attempts.fail(is_standby=problem.is_standby)
+        if failure is not None:
+            self._log_problem(router, str(failure))
+        elif was_up:
+            _log.warning("another router owns the log; linking to it", router=router, owner=owner)
+        pause_s = attempts.fail(may_be_standby=failure is not None and failure.may_be_standby)
         if owner:
             attempts.prefer(owner)
         elif pause_s and (risen := await self._watch.next_rise(pause_s)):

@@ -42,17 +42,18 @@ _WANTS_CERTIFICATE = (
 class LinkFailed(Exception):
     """A link failed or broke; the text is one line for the log."""
 
-    def __init__(self, problem: str, *, is_standby: bool = False) -> None:
+    def __init__(self, problem: str, *, may_be_standby: bool = False) -> None:
         super().__init__(problem)
-        #: The router is a standby: it may take over at any moment.
-        self.is_standby = is_standby
+        #: The router answered, and is or may be a standby, which takes over at any moment.
+        self.may_be_standby = may_be_standby
 
 
 def explain(error: grpc.aio.AioRpcError, channels: RouterChannelFactory) -> LinkFailed:
     """Return the likely cause of a failed link."""
     if details_of(read_status(error.trailing_metadata())).reason == catalogue.ROUTER_STANDBY.code:
-        return LinkFailed(_STANDBY, is_standby=True)
-    return LinkFailed(_cause(error, channels))
+        return LinkFailed(_STANDBY, may_be_standby=True)
+    problem = _cause(error, channels)
+    return LinkFailed(problem, may_be_standby=problem == CUT_OFF)
 
 
 def _cause(error: grpc.aio.AioRpcError, channels: RouterChannelFactory) -> str:

@@ -25,7 +25,7 @@ def test_pauses_double_up_to_a_cap_that_is_lower_while_a_standby_answers(
     standbys: tuple[bool, bool], cap_s: float
 ) -> None:
     attempts = attempts_at("a:1,b:1")
-    pauses = [attempts.fail(is_standby=standbys[n % 2]) for n in range(20)]
+    pauses = [attempts.fail(may_be_standby=standbys[n % 2]) for n in range(20)]
     assert pauses[1::2][:4] == [0.1, 0.2, 0.4, 0.8]
     assert pauses[-1] == max(pauses) == cap_s
     assert set(pauses[::2]) == {0.0}
@@ -35,7 +35,7 @@ def test_pauses_are_short_again_once_a_standby_answers() -> None:
     attempts = attempts_at("a:1")
     for _ in range(10):
         attempts.fail()
-    assert attempts.fail(is_standby=True) == STANDBY_BACKOFF_S
+    assert attempts.fail(may_be_standby=True) == STANDBY_BACKOFF_S
 
 
 def test_the_next_router_is_tried_at_once_when_the_link_breaks() -> None:
