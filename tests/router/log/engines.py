@@ -117,7 +117,7 @@ def open_postgres(_: Path, version: int = 18, data_keys: DataKeys | None = None)
         if not schema:
             schema.append(shared_server(version).fresh_schema())
         database = PostgresDatabase(schema[0], data_keys=data_keys, clock=clock, keep_keys_ms=HOUR_MS)
-        log, lease = await database.acquire()
+        log, lease = await database.acquire(lambda: None)
         close_log = log.close
 
         async def close() -> None:
