@@ -10,6 +10,7 @@ from typing import Any
 
 from trunkline_router.log.batch import DEAD_LETTER_COLUMNS, Batch, RowKey
 from trunkline_router.log.postgres.batch_part import Part, columns_of, transposed
+from trunkline_router.log.postgres.stored_text import to_column
 
 
 def _deliveries(batch: Batch) -> list[list[Any]]:
@@ -96,7 +97,7 @@ def _dead_lettered(batch: Batch) -> list[object]:
     for start in range(0, len(flat), DEAD_LETTER_COLUMNS):
         delivery_id, attempts, reason, _ = flat[start : start + DEAD_LETTER_COLUMNS]
         if delivery_id not in settled:
-            stored = reason if isinstance(reason, bytes) else reason.encode()
+            stored = reason if isinstance(reason, bytes) else to_column(reason).encode()
             rows.setdefault(delivery_id, (attempts, stored))
     return [list(rows), *transposed(rows.values(), 2), batch.now_ms]
 
