@@ -3,81 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import secrets
-import time
 from collections.abc import Sequence
 
 import grpc.aio
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
-from trunkline.v1 import (
-    agent_service_pb2,
-    agent_service_pb2_grpc,
-    audit_service_pb2,
-    audit_service_pb2_grpc,
-    broadcast_service_pb2,
-    broadcast_service_pb2_grpc,
-    edge_service_pb2,
-    edge_service_pb2_grpc,
-    history_service_pb2,
-    history_service_pb2_grpc,
-    media_service_pb2,
-    media_service_pb2_grpc,
-    presence_service_pb2,
-    presence_service_pb2_grpc,
-    tenant_service_pb2,
-    tenant_service_pb2_grpc,
-)
-from trunkline.v1.tenant_limits import default_limits
+from grpc_health.v1 import health_pb2_grpc
+from trunkline.v1 import catalogue
 from trunkline_runtime import process
 from trunkline_runtime.descriptors import watch
-from trunkline_runtime.process import StartError
 
 from trunkline_router import listeners
-from trunkline_router.audit_trail import AuditTrail
-from trunkline_router.core.router import RouterCore
 from trunkline_router.grpc_options import server_options
-from trunkline_router.log.data_key_settings import DataKeyFile
 from trunkline_router.log.engines import open_database
-from trunkline_router.log.interface import Log
-from trunkline_router.maintenance import Maintenance
-from trunkline_router.media.folder import MediaFolder
+from trunkline_router.log.interface import LogDamaged, LogUnavailable
+from trunkline_router.log.ownership import OwnedLog
 from trunkline_router.operator_key import operator_key
-from trunkline_router.rpc.agent_service import AgentServicer
-from trunkline_router.rpc.audit_service import AuditServicer
-from trunkline_router.rpc.auth_interceptor import AuthInterceptor
-from trunkline_router.rpc.broadcast_service import BroadcastServicer
-from trunkline_router.rpc.edge_service import EdgeServicer
-from trunkline_router.rpc.history_service import HistoryServicer
-from trunkline_router.rpc.media_service import MediaServicer
-from trunkline_router.rpc.presence_service import PresenceServicer
+from trunkline_router.rpc.health import RouterHealth
 from trunkline_router.rpc.reflection import add_reflection
-from trunkline_router.rpc.tenant_service import TenantServicer
+from trunkline_router.rpc.services import SERVICES, ServiceSwitch
 from trunkline_router.runtime import RouterRuntime
 from trunkline_router.settings import RouterSettings
-from trunkline_router.tenant_admin import TenantAdmin
-from trunkline_router.tenant_reconciler import TenantReconciler
+from trunkline_router.term import GRACE_S, CallerProofs, Term
 
 _log = structlog.get_logger()
 
-SERVICES = [
-    module.DESCRIPTOR.services_by_name[name].full_name
-    for module, name in (
-        (edge_service_pb2, "EdgeService"),
-        (agent_service_pb2, "AgentService"),
-        (audit_service_pb2, "AuditService"),
-        (broadcast_service_pb2, "BroadcastService"),
-        (history_service_pb2, "HistoryService"),
-        (media_service_pb2, "MediaService"),
-        (presence_service_pb2, "PresenceService"),
-        (tenant_service_pb2, "TenantService"),
-    )
-]
-
-#: Described by reflection, besides the services above.
+#: Described by reflection, besides the services.
 HEALTH = "grpc.health.v1.Health"
+
+#: Interval at which a router that owns the log but cannot load it tries again.
+RETRY_S = 1.0
 
 
 async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
@@ -85,114 +39,124 @@ async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
     listeners.check(settings)
     ports = 2 if settings.link_listen else 1
     max_connections = watch.raise_limit(settings.max_connections * ports, "TRUNKLINE_MAX_CONNECTIONS")
-    log = (await open_database(settings).acquire(lambda: None)).log
-    runtime = make_runtime(settings, log)
-    await runtime.load()
-    audit = AuditTrail(log)
-    admin = TenantAdmin(runtime, audit)
-    reconciler = TenantReconciler(settings, admin)
-    await reconciler.apply()
-    interceptor = AuthInterceptor(runtime, operator_key(settings), listeners.link_verifier(settings), audit)
-    options = server_options(max_connections // ports, settings.connection_idle_s)
-    server, health = await make_server(runtime, admin, interceptor, options)
-    listening, links = listeners.bind(server, settings)
-    await server.start()
-    data_key_file = DataKeyFile(settings.data_key_file, log)
-    tasks = asyncio.create_task(_run(runtime, Maintenance(runtime, admin, reconciler, data_key_file, audit)))
-    tenants = len(runtime.core.directory.tenants)
-    _log.info("router is ready", listening=listening, links=links, tenants=tenants)
-    process.announce_listening(listening)
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({stopping, tasks}, return_when=asyncio.FIRST_COMPLETED)
-    await _close(server, health, runtime, log, tasks)
+    router = Router(settings, server_options(max_connections // ports, settings.connection_idle_s))
+    await router.run(stop)
 
 
-async def _run(runtime: RouterRuntime, maintenance: Maintenance) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(runtime.run())
-        tasks.create_task(maintenance.run())
+class Router:
+    """A router process: listens, and serves one term after another."""
+
+    def __init__(self, settings: RouterSettings, options: Sequence[tuple[str, int]]) -> None:
+        """Nothing listens and nothing is opened yet. Raises StartError."""
+        self._settings = settings
+        self._database = open_database(settings)
+        self._proofs = CallerProofs(operator_key(settings), listeners.link_verifier(settings))
+        self._term: Term | None = None
+        self._switch = ServiceSwitch()
+        self._server, self._health = make_server(self._switch, options)
+        #: Addresses; the second, for links with certificates, may be empty. Both are until `_listen`.
+        self._listening = self._links = ""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until the event is set. Raises StartError."""
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while (owned := await self._acquire(stopping)) is not None:
+                await self._begin(owned)
+                if self._term is not None:
+                    await self._serve(self._term, stopping)
+                if stopping.done():
+                    break
+        finally:
+            stopping.cancel()
+            await self._stop()
+
+    async def _acquire(self, stopping: asyncio.Task[bool]) -> OwnedLog | None:
+        """Wait until this router owns the log, as a standby if need be. Returns None if the router stops."""
+        must_wait = asyncio.Event()
+        waiting = asyncio.create_task(must_wait.wait())
+        acquiring = asyncio.create_task(self._database.acquire(must_wait.set))
+        awaited: set[asyncio.Task[object]] = {stopping, acquiring}
+        try:
+            await asyncio.wait(awaited | {waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not (acquiring.done() or stopping.done()):
+                await self._listen()
+                await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done() and not acquiring.done():
+                return None
+            return acquiring.result()
+        finally:
+            waiting.cancel()
+            if not acquiring.done():
+                acquiring.cancel()
+            await asyncio.gather(acquiring, return_exceptions=True)
+
+    async def _begin(self, owned: OwnedLog) -> None:
+        """Begin a term, unless the log cannot be loaded. Raises StartError."""
+        try:
+            self._term = await Term.begin(self._settings, owned, self._proofs)
+        except LogDamaged:
+            raise
+        except LogUnavailable as error:
+            _log.error("cannot load the log; trying again", reason=str(error))
+            await asyncio.sleep(RETRY_S)
+            return
+        runtime = self._term.runtime
+        self._switch.services = self._term.services
+        await self._health.follow(lambda: not runtime.is_suspended())
+        await self._listen()
+        tenants = len(runtime.core.directory.tenants)
+        _log.info("router is ready", listening=self._listening, links=self._links, tenants=tenants)
+
+    async def _serve(self, term: Term, stopping: asyncio.Task[bool]) -> None:
+        """Serve until the router stops or another one owns the log. Raises what a task of the term raised."""
+        over = asyncio.create_task(term.wait())
+        readiness = asyncio.create_task(self._follow_readiness(term.runtime))
+        await asyncio.wait({over, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        readiness.cancel()
+        if stopping.done():
+            over.cancel()
+            return
+        self._switch.services = self._term = None
+        await self._health.follow(lambda: False)
+        await term.leave(catalogue.ROUTER_STANDBY.refused())
+        await term.close(flush=False)
+        over.result()
+
+    async def _follow_readiness(self, runtime: RouterRuntime) -> None:
+        while True:
+            await runtime.suspension_changed.wait()
+            runtime.suspension_changed.clear()
+            await self._health.follow(lambda: not runtime.is_suspended())
+
+    async def _listen(self) -> None:
+        """Begin to listen, once. Raises StartError."""
+        if self._listening:
+            return
+        self._listening, self._links = listeners.bind(self._server, self._settings)
+        await self._server.start()
+        process.announce_listening(self._listening)
+
+    async def _stop(self) -> None:
+        """Stop without loss: 1. report NOT_SERVING, 2. end streams, 3. commit the queue, 4. close the log."""
+        if self._listening:
+            _log.info("router is stopping")
+            await self._health.enter_graceful_shutdown()
+            if self._term is not None:
+                self._term.runtime.end_streams(catalogue.ROUTER_UNAVAILABLE.refused())
+            await self._server.stop(GRACE_S)
+        if self._term is not None:
+            await self._term.close(flush=True)
+        await self._database.close()
 
 
-async def _close(
-    server: grpc.aio.Server,
-    health: HealthServicer,
-    runtime: RouterRuntime,
-    log: Log,
-    tasks: asyncio.Task[None],
-) -> None:
-    """Stop without loss: 1. report NOT_SERVING, 2. end streams, 3. commit the queue, 4. close the log."""
-    _log.info("router is stopping")
-    await health.enter_graceful_shutdown()
-    runtime.end_streams()
-    await server.stop(grace=5)
-    if tasks.done():
-        # A task failed, which is a bug: raise it once the log is safe.
-        await log.close()
-        tasks.result()
-    await runtime.flush()
-    tasks.cancel()
-    await asyncio.gather(tasks, return_exceptions=True)
-    await runtime.finish_writes()
-    runtime.media.close()
-    await log.close()
-
-
-def make_runtime(settings: RouterSettings, log: Log) -> RouterRuntime:
-    """Build the core and its runtime."""
-    core = RouterCore(
-        default_limits(conversations=settings.max_conversations, open_messages=settings.max_open_messages),
-        window=settings.link_window,
-        lease_s=settings.lease_s,
-        delivery_lease_s=settings.delivery_lease_s,
-        reply_lease_s=settings.reply_lease_s,
-        max_attempts=settings.max_attempts,
-        max_open_bytes=settings.max_open_bytes,
-        checkpoint_bytes=settings.checkpoint_bytes,
-        outbox_max_bytes=settings.link_outbox_bytes,
-        peek=log.head,
-        new_id=lambda: secrets.token_hex(12),
-        now_ms=lambda: time.time_ns() // 1_000_000,
-        random=random.random,
-    )
-    return RouterRuntime(core, log, _open_media(settings), settings.checkpoint_interval_s)
-
-
-def _open_media(settings: RouterSettings) -> MediaFolder:
-    """Open the folder of uploads. Raises StartError."""
-    folder = settings.data_dir / "media"
-    try:
-        return MediaFolder.open(folder, settings.upload_ttl_s)
-    except OSError as error:
-        raise StartError(f"cannot open the folder of uploads, {folder}: {error}") from error
-
-
-async def make_server(
-    runtime: RouterRuntime,
-    admin: TenantAdmin,
-    interceptor: AuthInterceptor,
-    options: Sequence[tuple[str, int]],
-) -> tuple[grpc.aio.Server, HealthServicer]:
-    """Build the gRPC server with all services; it listens nowhere yet."""
-    router_id = secrets.token_hex(8)
-    server = grpc.aio.server(interceptors=[interceptor], options=options)
-    edge_service_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(runtime, router_id), server)
-    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(
-        AgentServicer(runtime, router_id, interceptor.audit), server
-    )
-    broadcast_service_pb2_grpc.add_BroadcastServiceServicer_to_server(BroadcastServicer(runtime), server)
-    history_service_pb2_grpc.add_HistoryServiceServicer_to_server(
-        HistoryServicer(runtime, interceptor.audit), server
-    )
-    media_service_pb2_grpc.add_MediaServiceServicer_to_server(MediaServicer(runtime, runtime.media), server)
-    presence_service_pb2_grpc.add_PresenceServiceServicer_to_server(
-        PresenceServicer(runtime, interceptor.audit), server
-    )
-    tenant_service_pb2_grpc.add_TenantServiceServicer_to_server(TenantServicer(admin), server)
-    audit_service_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(runtime), server)
-    health = HealthServicer()
+def make_server(
+    switch: ServiceSwitch, options: Sequence[tuple[str, int]]
+) -> tuple[grpc.aio.Server, RouterHealth]:
+    """Build a gRPC server that serves what the switch says, health and reflection; it listens nowhere yet."""
+    server = grpc.aio.server(interceptors=[switch], options=options)
+    health = RouterHealth()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    for name in ("", *SERVICES):
-        await health.set(name, health_pb2.HealthCheckResponse.SERVING)
     add_reflection((*SERVICES, HEALTH), server)
     return server, health
 

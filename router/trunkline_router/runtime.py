@@ -22,6 +22,7 @@ from trunkline_router.core.directory.connections import Link
 from trunkline_router.core.router import RouterCore
 from trunkline_router.core.values.log_records import Fork
 from trunkline_router.log.interface import Log, LogUnavailable
+from trunkline_router.log.ownership import OwnedLog
 from trunkline_router.log_reads import LogReads
 from trunkline_router.media.media_store import MediaStore
 
@@ -36,10 +37,12 @@ R = TypeVar("R")
 class PeerStream:
     """The open stream of one peer, as the runtime sees it."""
 
-    __slots__ = ("call", "ended", "heartbeat_due", "is_closing", "is_writing", "wake")
+    __slots__ = ("call", "ended", "heartbeat_due", "is_closing", "is_held", "is_writing", "wake")
 
-    def __init__(self, call: ActiveCall) -> None:
+    def __init__(self, call: ActiveCall, is_held: Callable[[], bool]) -> None:
         self.call = call
+        #: Whether nothing but heartbeats may be written now; `wake` is set afterwards.
+        self.is_held = is_held
         #: Set when there is something to write; cleared by the stream's writer.
         self.wake = asyncio.Event()
         self.heartbeat_due = False
@@ -77,18 +80,29 @@ class RouterRuntime:
     """The tasks around one core and one log. `run` returns only when cancelled.
 
     Every call that gives the core an event is made within a `step`, with no await inside it.
+
+    While the lease of the log is not valid, the runtime is suspended: another router may own the log, so that
+    what this one knows may be out of date. Streams stay and events still reach the core, but nothing is sent,
+    except heartbeats. What the core has for its peers goes out once the lease is valid again.
     """
 
-    def __init__(self, core: RouterCore, log: Log, media: MediaStore, checkpoint_interval_s: float) -> None:
+    def __init__(
+        self, core: RouterCore, owned: OwnedLog, media: MediaStore, checkpoint_interval_s: float
+    ) -> None:
         #: For reading; events go through `step`.
         self.core = core
-        self.log = log
+        self.log: Log = owned.log
         self.media = media
+        #: Whether nothing may be sent now.
+        self.is_suspended: Callable[[], bool] = lambda: not owned.lease.is_valid()
+        #: Set when the runtime notices that it is suspended, or no longer is.
+        self.suspension_changed = asyncio.Event()
+        self._was_suspended = False
         self._checkpoint_interval_s = checkpoint_interval_s
         #: By link, worker, watcher, or the object that stands for another stream's caller.
         self.streams: dict[object, PeerStream] = {}
         self._step = _Step(core, self._apply)
-        self._reads = LogReads(core, log, self.step)
+        self._reads = LogReads(core, owned.log, self.step)
         self._commit_requested = asyncio.Event()
         #: Set when waiting callers should check again whether they may continue.
         self._progress = asyncio.Event()
@@ -108,7 +122,19 @@ class RouterRuntime:
         """Apply the effects of a step: hand out deliveries, wake writers, request reads and commits."""
         core = self.core
         core.flush(time.monotonic())
-        for peer in core.effects.writable_peers:
+        is_suspended = self.is_suspended()
+        if is_suspended is not self._was_suspended:
+            self._change_suspension(is_suspended)
+        if not is_suspended:
+            self._wake_writers()
+        if core.effects.reads:
+            self._reads.wake()
+        if core.effects.commit_queue:
+            self._commit_requested.set()
+
+    def _wake_writers(self) -> None:
+        writable = self.core.effects.writable_peers
+        for peer in writable:
             stream = self.streams.get(peer)
             if stream is None:
                 continue
@@ -117,11 +143,24 @@ class RouterRuntime:
                 asyncio.get_running_loop().call_soon(stream.wake.set)
             else:
                 stream.wake.set()
-        core.effects.writable_peers.clear()
-        if core.effects.reads:
-            self._reads.wake()
-        if core.effects.commit_queue:
-            self._commit_requested.set()
+        writable.clear()
+
+    def _change_suspension(self, is_suspended: bool) -> None:
+        self._was_suspended = is_suspended
+        self.suspension_changed.set()
+        if is_suspended:
+            _log.warning(
+                "it is not certain that this router still owns the log; nothing is answered meanwhile"
+            )
+        else:
+            _log.info("this router owns the log as before; answering again")
+            for stream in self.streams.values():
+                stream.wake.set()
+
+    def check_owned(self) -> None:
+        """Raises Refused LOG_UNAVAILABLE while suspended."""
+        if self.is_suspended():
+            raise catalogue.LOG_UNAVAILABLE.refused()
 
     async def write(
         self, operation: Callable[[], Awaitable[R]], applied: Callable[[R], object] = lambda _: None
@@ -175,7 +214,7 @@ class RouterRuntime:
 
     def open_stream(self, peer: object) -> PeerStream:
         """Register a stream for this peer; called by the task that serves the RPC."""
-        stream = self.streams[peer] = PeerStream(ACTIVE_CALL.get(UNCHECKED_CALL))
+        stream = self.streams[peer] = PeerStream(ACTIVE_CALL.get(UNCHECKED_CALL), self.is_suspended)
         return stream
 
     def close_stream(self, peer: object) -> None:
@@ -189,10 +228,10 @@ class RouterRuntime:
             if (key_id and call.caller.key_id == key_id) or (tenant and call.tenant == tenant):
                 stream.end(reason)
 
-    def end_streams(self) -> None:
-        """End every stream because the router stops; its peer reconnects later or elsewhere."""
+    def end_streams(self, reason: Refused) -> None:
+        """End every stream; its peer reconnects later or elsewhere."""
         for stream in self.streams.values():
-            stream.end(catalogue.ROUTER_UNAVAILABLE.refused())
+            stream.end(reason)
 
     # LinkBackpressure
 

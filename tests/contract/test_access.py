@@ -19,9 +19,9 @@ from trunkline.v1.access_pb2 import (
 from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline_edge.http.bindings import bindings_of, services
-from trunkline_router.app import SERVICES
 from trunkline_router.rpc.auth_interceptor import PUBLIC
 from trunkline_router.rpc.method_rules import DENY, rule_of
+from trunkline_router.rpc.services import SERVICES
 
 METHODS = {f"{service.name}.{method.name}": method for service in services() for method in service.methods}
 #: RPCs whose requests name no tenant.

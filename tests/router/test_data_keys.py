@@ -12,12 +12,13 @@ from structlog.testing import capture_logs
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import TenantSettings
-from trunkline_router.app import make_runtime
 from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.log.data_key_settings import DataKeyFile
+from trunkline_router.log.engines import open_database
 from trunkline_router.settings import RouterSettings
 from trunkline_router.tenant_admin import TenantAdmin
 from trunkline_router.tenant_reconciler import TenantReconciler
+from trunkline_router.term import make_runtime
 from trunkline_runtime.process import StartError
 
 from tests.router.log.test_encryption import data_keys, row
@@ -31,10 +32,10 @@ def settings(folder: Path, **given: Any) -> RouterSettings:
 
 
 async def admin_of(given: RouterSettings) -> TenantAdmin:
-    log = await open_log(given)
-    runtime = make_runtime(given, log)
+    owned = await open_database(given).acquire(lambda: None)
+    runtime = make_runtime(given, owned)
     await runtime.load()
-    return TenantAdmin(runtime, AuditTrail(log))
+    return TenantAdmin(runtime, AuditTrail(owned.log))
 
 
 @pytest.fixture

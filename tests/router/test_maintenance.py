@@ -7,24 +7,24 @@ from typing import Any
 
 import pytest
 from trunkline.v1.tenant_pb2 import TenantSettings
-from trunkline_router.app import make_runtime
 from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.log.data_key_settings import DataKeyFile
+from trunkline_router.log.engines import open_database
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.maintenance import Maintenance
 from trunkline_router.settings import RouterSettings
 from trunkline_router.tenant_admin import TenantAdmin
 from trunkline_router.tenant_reconciler import TenantReconciler
-
-from tests.support.router_log import open_log
+from trunkline_router.term import make_runtime
 
 
 async def test_the_last_use_of_a_key_outlives_a_failed_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = RouterSettings(data_dir=tmp_path)
-    log = await open_log(settings)
-    runtime = make_runtime(settings, log)
+    owned = await open_database(settings).acquire(lambda: None)
+    log = owned.log
+    runtime = make_runtime(settings, owned)
     audit = AuditTrail(runtime.log)
     admin = TenantAdmin(runtime, audit)
     await admin.create("acme", TenantSettings())

@@ -7,6 +7,7 @@ without a rule is refused.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_address
@@ -33,7 +34,7 @@ from trunkline_router.rpc.call_queueing import wait_in_queue
 from trunkline_router.rpc.caller_resolver import CallerResolver, EdgeVerifier, remote_ip
 from trunkline_router.rpc.method_rules import MethodRule, rule_at
 from trunkline_router.rpc.reflection import SERVICES as REFLECTION
-from trunkline_router.rpc.status import refuse
+from trunkline_router.rpc.status import abort, refuse
 from trunkline_router.rpc.tenant_lock import PerTenantLock
 from trunkline_router.runtime import RouterRuntime
 
@@ -61,11 +62,16 @@ _UNRESOLVED = Caller(CallerKind.ANYBODY)
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
-    """The server's one interceptor. A servicer sees only admitted calls, and only checked messages."""
+    """Admits the calls of one runtime. A servicer sees only admitted calls, and only checked messages."""
 
     def __init__(
         self, runtime: RouterRuntime, operator_key: str, edge_verifier: EdgeVerifier, audit: AuditTrail
     ) -> None:
+        self._runtime = runtime
+        #: Calls in progress, each by its task.
+        self._calls: set[asyncio.Task[Any]] = set()
+        #: Why calls are ended.
+        self._ended: Refused | None = None
         self.tenants = runtime.core.directory.tenants
         self.keys = runtime.core.api_keys
         self.callers = CallerResolver(self.keys, operator_key, edge_verifier)
@@ -103,7 +109,11 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 
         async def serve_checked(request: Any, context: _Context) -> Any:
             admission = CallAdmission(self, rule, rpc, context, deserialize, is_stream=is_stream)
+            task = asyncio.current_task()
+            assert task is not None
+            self._calls.add(task)
             try:
+                self._runtime.check_owned()
                 admission.identify()
                 if is_stream:
                     await admission.admit_stream()
@@ -118,14 +128,33 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
                         response = await serve(message, context)
                 if rule.is_audited and not admission.call.is_recorded:
                     await self._record_unchanged(admission.call, rpc)
+                if rule.is_read:
+                    # Another router may have changed what was read.
+                    self._runtime.check_owned()
                 return response
             except Refused as reason:
                 await refuse(context, reason, admission.call)
+            except asyncio.CancelledError:
+                if self._ended is None:
+                    raise
+                await abort(context, self._ended)
+            finally:
+                self._calls.discard(task)
 
         # Requests come as bytes: parsing one costs more than identifying its caller, and its size is known.
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         checked: _Handler = make(serve_checked, None, handler.response_serializer)
         return checked
+
+    async def end_calls(self, reason: Refused, grace_s: float) -> None:
+        """Wait for the calls in progress, at most `grace_s`; end the others with a refusal."""
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=grace_s)
+        self._ended = reason
+        for task in self._calls:
+            task.cancel()
+        if self._calls:
+            await asyncio.wait(self._calls)
 
     async def _record_unchanged(self, call: ActiveCall, rpc: str) -> None:
         """Record an audited call that changed nothing, such as the suspension of a suspended tenant."""

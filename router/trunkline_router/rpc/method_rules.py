@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from google.api import annotations_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from trunkline.v1.access_pb2 import (
@@ -49,6 +50,8 @@ class MethodRule(NamedTuple):
     is_audited: bool = False
     #: Scope required if the request names no tenant; 0 if it must name one.
     scope_for_all: int = 0
+    #: A call changes nothing.
+    is_read: bool = False
     #: Type of the requests; None in DENY.
     request_type: Descriptor | None = None
 
@@ -130,6 +133,7 @@ def rule_at(service: str, rpc: str) -> MethodRule:
     """Return the rule of an RPC by its names; DENY if the contract has no such RPC."""
     try:
         method = descriptor_pool.Default().FindMethodByName(f"{service}.{rpc}")
-        return rule_of(method)._replace(request_type=method.input_type)
+        is_read = bool(method.GetOptions().Extensions[annotations_pb2.http].get)
+        return rule_of(method)._replace(is_read=is_read, request_type=method.input_type)
     except KeyError:
         return DENY

@@ -68,13 +68,15 @@ async def write_batches(
 ) -> None:
     """Write the batches that `take` returns, one at a time; output gathered meanwhile forms the next batch.
 
+    While the stream is held, only heartbeats are written.
+
     Calls `written` after each batch, and writes a `heartbeat` if one is due and nothing else was written.
     """
     while not stream.is_closing:
         await stream.wake.wait()
         stream.wake.clear()
         stream.is_writing = True
-        while not stream.is_closing and (batch := take()) is not None:
+        while not (stream.is_closing or stream.is_held()) and (batch := take()) is not None:
             stream.heartbeat_due = False
             await context.write(batch)
             written()

@@ -30,17 +30,19 @@ from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline.v1.presence_service_pb2 import WatchConnectionsRequest
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, TenantSettings
-from trunkline_router.app import make_runtime, make_server
+from trunkline_router.app import make_server
 from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.grpc_options import server_options
+from trunkline_router.log.engines import open_database
 from trunkline_router.rpc.auth_interceptor import AuthInterceptor
 from trunkline_router.rpc.caller_resolver import EdgeVerifier
+from trunkline_router.rpc.services import Services, ServiceSwitch
 from trunkline_router.runtime import RouterRuntime
 from trunkline_router.settings import RouterSettings
 from trunkline_router.tenant_admin import TenantAdmin
+from trunkline_router.term import make_runtime
 
 from tests.support.patience import patient
-from tests.support.router_log import open_log
 
 PATIENCE_S = patient(5)
 OPERATOR = "the-operator-of-the-tests"
@@ -201,15 +203,19 @@ async def in_process_router(
     folder: Path, edge_verifier: EdgeVerifier | None = None
 ) -> AsyncIterator[InProcessRouter]:
     settings = RouterSettings(data_dir=folder)
-    log = await open_log(settings)
-    runtime = make_runtime(settings, log)
+    owned = await open_database(settings).acquire(lambda: None)
+    log = owned.log
+    runtime = make_runtime(settings, owned)
     await runtime.load()
     audit = AuditTrail(log)
     admin = TenantAdmin(runtime, audit)
     for name, openness in (("open", OPENNESS_LOOPBACK), ("all", OPENNESS_ANYBODY), ("closed", None)):
         await admin.create(name, TenantSettings(open_to=openness))
     interceptor = AuthInterceptor(runtime, OPERATOR, edge_verifier or ByMetadata(), audit)
-    server, _ = await make_server(runtime, admin, interceptor, server_options(100, 600))
+    switch = ServiceSwitch()
+    switch.services = Services(runtime, admin, interceptor, "router")
+    server, health = make_server(switch, server_options(100, 600))
+    await health.follow(lambda: True)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     running = asyncio.create_task(runtime.run())
@@ -217,7 +223,7 @@ async def in_process_router(
         async with grpc.aio.insecure_channel(address) as channel:
             yield InProcessRouter(runtime, admin, interceptor, address, channel)
     finally:
-        runtime.end_streams()
+        runtime.end_streams(catalogue.ROUTER_UNAVAILABLE.refused())
         await server.stop(grace=1)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

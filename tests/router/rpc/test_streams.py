@@ -36,7 +36,7 @@ class Running:
 
     def __init__(self) -> None:
         self.peer = Peer()
-        self.stream = PeerStream(ActiveCall(Caller(CallerKind.ANYBODY), Tarpit()))
+        self.stream = PeerStream(ActiveCall(Caller(CallerKind.ANYBODY), Tarpit()), lambda: False)
         self._batches = ["one", "two"]
         writing: Any = streams.write_batches(self.peer, self.stream, self._take)  # type: ignore[arg-type]
         self.task = asyncio.create_task(streams.run(self.stream, asyncio.sleep(60), writing))
