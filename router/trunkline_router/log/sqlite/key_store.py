@@ -9,15 +9,21 @@ from contextlib import AbstractContextManager
 from trunkline_router.core.values.stored_records import Registration, StoredTenant
 from trunkline_router.log.batch import DEAD_LETTER_COLUMNS, Batch
 from trunkline_router.log.data_keys import DataKeys
-from trunkline_router.log.encryption import LOG_KEY, Encryption, SealedTable, StoredTenantKey, is_sealed
+from trunkline_router.log.encryption import LOG_KEY, Encryption, StoredTenantKey
+from trunkline_router.log.sealing import (
+    follow_settings,
+    seal_content,
+    seal_settings,
+    seal_tenants,
+    tenants_to_seal,
+    uses_of,
+)
 from trunkline_router.log.sqlite.tenant_key_rows import (
     read_tenant_keys,
     tenants_of_deliveries,
     write_tenant_keys,
 )
 from trunkline_router.log.sqlite.tenant_rows import read_stored_settings, write_settings
-
-_REASON = 2
 
 
 class KeyStore:
@@ -50,17 +56,12 @@ class KeyStore:
             return False
         self.rewrap(encryption.data_keys)
         self.reserve([LOG_KEY], 0)
-        settings = {
-            tenant: encryption.unseal(tenant, SealedTable.TENANTS, 0, 0, value)
-            for tenant, value in stored.items()
-        }
-        plain = [tenant for tenant, value in stored.items() if not is_sealed(value)]
+        plain = follow_settings(encryption, stored)
         if plain:
             self.reserve(plain)
             with self._transaction() as db:
-                write_settings(db, {tenant: self._seal(tenant, settings[tenant]) for tenant in plain})
-        for tenant, value in settings.items():
-            encryption.settings_changed(tenant, value)
+                sealed = {tenant: seal_settings(encryption, tenant, value) for tenant, value in plain.items()}
+                write_settings(db, sealed)
         return bool(plain)
 
     def rewrap(self, data_keys: DataKeys) -> int:
@@ -81,7 +82,7 @@ class KeyStore:
         if self._encryption.data_keys is None:
             return change.tenants
         self.reserve([each.tenant for each in change.tenants])
-        return [each._replace(settings=self._seal(each.tenant, each.settings)) for each in change.tenants]
+        return seal_tenants(self._encryption, change.tenants)
 
     def registered(self, change: Registration) -> None:
         """The change is committed: follow its settings."""
@@ -90,29 +91,16 @@ class KeyStore:
 
     def seal_batch(self, batch: Batch) -> None:
         """Encrypt the content in a batch of the tenants that want it."""
-        encrypted = self._encryption.encrypted_tenants
-        if not encrypted:
+        if not self._encryption.encrypted_tenants:
             return
         dead: dict[int, str] = {}
         if batch.dead_lettered:
             with self._transaction() as db:
                 dead = tenants_of_deliveries(db, batch.dead_lettered[::DEAD_LETTER_COLUMNS])
-        tenants = encrypted.intersection(batch.tenants.values()) | encrypted.intersection(dead.values())
-        if not tenants:
-            return
-        self.reserve(tenants, 2 * len(batch.bodies) + len(batch.deltas) + len(batch.dead_lettered))
-        self._encryption.seal_batch(batch)
-        rows = batch.dead_lettered
-        for start in range(0, len(rows), DEAD_LETTER_COLUMNS):
-            tenant = dead.get(rows[start], "")
-            if tenant in tenants:
-                reason = rows[start + _REASON].encode()
-                rows[start + _REASON] = self._encryption.seal(
-                    tenant, SealedTable.DEAD_LETTERS, rows[start], 0, reason
-                )
-
-    def _seal(self, tenant: str, settings: bytes) -> bytes:
-        return self._encryption.seal(tenant, SealedTable.TENANTS, 0, 0, settings)
+        tenants = tenants_to_seal(self._encryption, batch, dead)
+        if tenants:
+            self.reserve(tenants, uses_of(batch))
+            seal_content(self._encryption, batch, tenants, dead)
 
     def _write(self, rows: list[StoredTenantKey]) -> None:
         if rows:
