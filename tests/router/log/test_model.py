@@ -29,6 +29,9 @@ from trunkline_router.core.values.stored_records import Backlog
 from trunkline_router.core.values.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
 from trunkline_router.log import erasure_plan, pruning_plan
 from trunkline_router.log.encryption import OVERHEAD
+from trunkline_router.log.postgres import log_walk as postgres_log_walk
+from trunkline_router.log.postgres import pruning as postgres_pruning
+from trunkline_router.log.postgres import sweeper as postgres_sweeper
 from trunkline_router.log.sqlite import log_walk, sweeper
 
 from tests.router.log.engines import ENGINES, HOUR_MS, NOW_MS, change, deltas, pending_entry, position, read
@@ -296,6 +299,10 @@ BOUNDS = [
     (pruning_plan, "ENTRIES"),
     (sweeper, "_ROWS"),
     (sweeper, "_LOGS"),
+    (postgres_log_walk, "LOGS"),
+    (postgres_pruning, "PROBED_ENTRIES"),
+    (postgres_sweeper, "SWEPT_ROWS"),
+    (postgres_sweeper, "SWEPT_LOGS"),
 ]
 
 

@@ -37,7 +37,7 @@ from trunkline_router.log.postgres.key_store import KeyStore
 from trunkline_router.log.postgres.pruning import prune
 from trunkline_router.log.postgres.reader import Reader
 from trunkline_router.log.postgres.replay import replay
-from trunkline_router.log.postgres.sweeper import sweep
+from trunkline_router.log.postgres.sweeper import Sweeper
 from trunkline_router.log.postgres.tenant_rows import write_registration
 from trunkline_router.log.stored_values import StoredValues
 
@@ -64,6 +64,7 @@ class PostgresLog:
         self._writer = writer
         self._reader = reader
         self._key_store = key_store
+        self._sweeper = Sweeper(writer)
         self._encryption = encryption
         self._clock = clock
         self._keep_keys_ms = keep_keys_ms
@@ -165,7 +166,7 @@ class PostgresLog:
     async def sweep(self, now_ms: int) -> None:
         """See Log."""
         self._check_open()
-        await sweep(self._writer, now_ms - self._keep_keys_ms)
+        await self._sweeper.sweep(now_ms - self._keep_keys_ms)
 
     async def registered(self) -> Registered:
         """See Log."""
@@ -175,9 +176,10 @@ class PostgresLog:
     async def register(self, change: Registration) -> None:
         """See Log."""
         self._check_open()
-        tenants = await self._key_store.seal_registration(change)
-        await write_registration(self._writer, change, tenants)
-        self._key_store.registered(change)
+        async with self._key_store.lock:
+            tenants = await self._key_store.seal_registration(change)
+            await write_registration(self._writer, change, tenants)
+            self._key_store.registered(change)
 
     async def audit(self, query: AuditQuery) -> list[tuple[int, AuditRecord]]:
         """See Log."""
@@ -187,7 +189,7 @@ class PostgresLog:
     async def erase_tenant(self, tenant: str) -> ErasedPiece:
         """See Log."""
         self._check_open()
-        return await self._erase(erase_tenant(self._writer, tenant))
+        return await self._erase(erase_tenant(self._writer, self._key_store, tenant))
 
     async def erase_user(self, tenant: str, user: str, cursor: Cursor | None) -> ErasedPiece:
         """See Log."""

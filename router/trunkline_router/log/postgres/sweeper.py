@@ -2,12 +2,161 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from typing import Any
+
+from trunkline_router.log.postgres.batch_part import transposed
 from trunkline_router.log.postgres.fence import FencedWriter
 
+#: Rows of erased logs that one call deletes, and the logs that they belong to, at most.
+SWEPT_ROWS = 2_000
+SWEPT_LOGS = 500
+#: Marks of cancelled messages that one call deletes.
+SWEPT_MARKS = 2_000
+#: Pages of the table of idempotency keys that one call examines, some 80 keys each. In the order of the file:
+#: that of the keys would read a page for each key, and an index by time would be written by each append.
+EXAMINED_PAGES = 128
+#: Numbers of commits are swept when there are so many, and as many at a time.
+SWEPT_COMMITS = 1_000
+#: The newest commits of this router that stay: the last one may have to be looked up. Of former owners, only
+#: the last one stays.
+KEPT_COMMITS = 16
+#: Time for which routers that no longer own the log stay listed, with their last commits.
+KEPT_ROUTERS = "interval '7 days'"
 
-async def sweep(writer: FencedWriter, created_before_ms: int) -> None:
-    """Delete some idempotency keys and marks of cancelled messages created before a time.
+#: In a range of pages, whose bounds are two tids.
+_IN_PAGES = "ctid >= {}::tid AND ctid < {}::tid"
+_OLD_ROUTERS = f"""
+    SELECT incarnation FROM routers WHERE NOT alive AND started_at < now() - {KEPT_ROUTERS}
+    AND NOT EXISTS (
+        SELECT FROM leases WHERE leases.incarnation = routers.incarnation AND until > now() - {KEPT_ROUTERS}
+    )
+    AND NOT EXISTS (SELECT FROM slots WHERE slots.incarnation = routers.incarnation)
+"""
+_FIND = f"""
+    SELECT
+        ARRAY (SELECT topic_id FROM erased ORDER BY topic_id LIMIT $1) AS erased,
+        pg_relation_size('idempotency') / current_setting('block_size')::bigint AS pages,
+        EXISTS (SELECT FROM cancelled_messages WHERE cancelled_ms < $2)
+        OR EXISTS (SELECT FROM idempotency WHERE {_IN_PAGES.format("$3", "$4")} AND created_ms < $2)
+        OR (SELECT count(*) FROM (SELECT FROM commits LIMIT $5) AS some) = $5
+        OR EXISTS ({_OLD_ROUTERS}) AS is_due
+"""
+#: Tables that hold rows of erased logs until they are swept, with the rest of the key of each.
+_TABLES = {
+    "messages": "seq, ''",
+    "events": "seq, ''",
+    "receipts": "0, user_name",
+    "open_messages": "seq, ''",
+    "open_deltas": "delta_id, ''",
+    "cancelled_messages": "seq, ''",
+}
+_ERASED_ROWS = (
+    " UNION ALL ".join(
+        f"SELECT '{table}', topic_id, {rest} FROM {table} WHERE topic_id = ANY ($1::bigint[])"
+        for table, rest in _TABLES.items()
+    )
+    + " LIMIT $2"
+)
+_SWEEP = f"""
+    gone_erased AS (DELETE FROM erased USING fence WHERE topic_id = ANY ($3::bigint[])),
+    gone_messages AS (
+        DELETE FROM messages AS m USING fence, unnest($4::bigint[], $5::bigint[]) AS u (topic_id, seq)
+        WHERE m.topic_id = u.topic_id AND m.seq = u.seq
+    ),
+    gone_events AS (
+        DELETE FROM events AS e USING fence, unnest($6::bigint[], $7::bigint[]) AS u (topic_id, seq)
+        WHERE e.topic_id = u.topic_id AND e.seq = u.seq
+    ),
+    gone_receipts AS (
+        DELETE FROM receipts AS r USING fence, unnest($8::bigint[], $9::text[]) AS u (topic_id, user_name)
+        WHERE r.topic_id = u.topic_id AND r.user_name = u.user_name
+    ),
+    gone_opens AS (
+        DELETE FROM open_messages AS o USING fence, unnest($10::bigint[], $11::bigint[]) AS u (topic_id, seq)
+        WHERE o.topic_id = u.topic_id AND o.seq = u.seq
+    ),
+    gone_deltas AS (DELETE FROM open_deltas USING fence WHERE delta_id = ANY ($12::bigint[])),
+    gone_cancelled AS (
+        DELETE FROM cancelled_messages AS c USING fence,
+            unnest($13::bigint[], $14::bigint[]) AS u (topic_id, seq)
+        WHERE c.topic_id = u.topic_id AND c.seq = u.seq
+    ),
+    expired_marks AS (
+        DELETE FROM cancelled_messages USING fence WHERE (topic_id, seq) IN (
+            SELECT topic_id, seq FROM cancelled_messages WHERE cancelled_ms < $15::bigint LIMIT {SWEPT_MARKS}
+        )
+    ),
+    expired_keys AS (
+        DELETE FROM idempotency USING fence
+        WHERE {_IN_PAGES.format("$16", "$17")} AND created_ms < $15::bigint
+    ),
+    own_commits AS (
+        DELETE FROM commits AS c USING fence, (
+            SELECT batch FROM commits WHERE incarnation = $1 AND batch <= $2 - {KEPT_COMMITS}
+            ORDER BY batch LIMIT {SWEPT_COMMITS}
+        ) AS old
+        WHERE c.incarnation = $1 AND c.batch = old.batch
+    ),
+    former_commits AS (
+        DELETE FROM commits AS c USING fence, (
+            SELECT incarnation, batch FROM commits AS o WHERE incarnation <> $1 AND EXISTS (
+                SELECT FROM commits AS n WHERE n.incarnation = o.incarnation AND n.batch > o.batch
+            ) LIMIT {SWEPT_COMMITS}
+        ) AS old
+        WHERE c.incarnation = old.incarnation AND c.batch = old.batch
+    ),
+    old_routers AS MATERIALIZED ({_OLD_ROUTERS}),
+    last_commits AS (
+        DELETE FROM commits AS c USING fence, old_routers AS o
+        WHERE c.incarnation = o.incarnation AND NOT EXISTS (
+            SELECT FROM commits AS n WHERE n.incarnation = c.incarnation AND n.batch > c.batch
+        )
+    ),
+    gone_routers AS (
+        DELETE FROM routers AS r USING fence, old_routers AS o WHERE r.incarnation = o.incarnation
+    )
+"""
 
-    Deletes some rows of erased logs and some numbers of former commits, too.
-    """
-    raise NotImplementedError
+
+class Sweeper:
+    """Sweeps the tables of one log."""
+
+    def __init__(self, writer: FencedWriter) -> None:
+        self._writer = writer
+        #: First page of the idempotency keys that the next call examines.
+        self._page = 0
+
+    async def sweep(self, created_before_ms: int) -> None:
+        """Delete some idempotency keys and marks of cancelled messages created before a time.
+
+        Deletes some rows of erased logs, and some numbers of former commits, too. Writes only if there is
+        anything to delete.
+        """
+        pages = ((self._page, 0), (self._page + EXAMINED_PAGES, 0))
+        ((erased, all_pages, is_due),) = await self._writer.read(
+            _FIND, SWEPT_LOGS, created_before_ms, *pages, SWEPT_COMMITS
+        )
+        if erased or is_due:
+            rows = await self._writer.read(_ERASED_ROWS, erased, SWEPT_ROWS) if erased else []
+            # All rows were found: the logs are forgotten with the last of them.
+            done = erased if len(rows) < SWEPT_ROWS else []
+            await self._writer.write(_SWEEP, "NULL", done, *_keys(rows), created_before_ms, *pages)
+        self._page = self._page + EXAMINED_PAGES if self._page + EXAMINED_PAGES < all_pages else 0
+
+
+def _keys(rows: list[Any]) -> list[list[Any]]:
+    """Return the columns of the keys of each table, in the order of the statement."""
+    found: dict[str, list[tuple[int, Any, str]]] = defaultdict(list)
+    for table, topic_id, number, user in rows:
+        found[table].append((topic_id, number, user))
+    columns = {table: transposed(found[table], 3) for table in _TABLES}
+    return [
+        *columns["messages"][:2],
+        *columns["events"][:2],
+        columns["receipts"][0],
+        columns["receipts"][2],
+        *columns["open_messages"][:2],
+        columns["open_deltas"][1],
+        *columns["cancelled_messages"][:2],
+    ]
