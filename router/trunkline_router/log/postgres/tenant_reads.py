@@ -34,15 +34,16 @@ _AUDIT = f"""
         SELECT *, sum(size) OVER (ORDER BY id DESC ROWS UNBOUNDED PRECEDING) - size AS newer
         FROM (
             SELECT *, length(before) + length(after) AS size FROM audit
-            WHERE at_ms >= $1 AND id < $2 AND ($3 = '' OR action IN ($3, $4)) {{}}
-            ORDER BY id DESC LIMIT $5
+            WHERE at_ms >= $1 AND {{}} AND ($3 = '' OR action IN ($3, $4))
+            ORDER BY {{}} LIMIT $5
         ) AS newest
     ) AS summed
     WHERE newer < $6
     ORDER BY id DESC
 """
-_OF_ALL = _AUDIT.format("")
-_OF_TENANT = _AUDIT.format("AND tenant = $7")
+_OF_ALL = _AUDIT.format("id < $2", "id DESC")
+#: Those of one tenant. Only its index has this order, so that no plan scans the records of all tenants.
+_OF_TENANT = _AUDIT.format("(tenant, id) < ($7, $2) AND tenant >= $7", "tenant DESC, id DESC")
 
 
 async def read_registered(connections: Connections, encryption: Encryption) -> Registered:
