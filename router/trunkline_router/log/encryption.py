@@ -212,6 +212,14 @@ class Encryption:
         self._keys.setdefault(tenant, {})[generation] = key
         self._newest[tenant] = key
 
+    def has_key(self, tenant: str) -> bool:
+        """Return whether there is a key of a tenant."""
+        return tenant in self._newest
+
+    def secrets(self, tenant: str) -> dict[int, bytes]:
+        """Return the secrets of a tenant's keys by generation."""
+        return {generation: key.secret for generation, key in self._keys.get(tenant, {}).items()}
+
     def forget(self, tenant: str) -> None:
         """Drop a tenant whose keys are deleted from the database."""
         self.encrypted_tenants.discard(tenant)
@@ -285,13 +293,15 @@ class Encryption:
 
     def is_same_content(self, digest: bytes, stored: bytes) -> bool:
         """Compare the digest of a repeated entry with the stored one, sealed or not."""
-        if self.data_keys is not None and len(stored) == SEALED_DIGEST_BYTES:
-            [digest] = self._sealed_digests([digest])
-        return digest == stored
+        if self.data_keys is None or len(stored) != SEALED_DIGEST_BYTES:
+            return digest == stored
+        # Generations above the first came with tenants of other logs: cut short, their digests cannot be
+        # encrypted again.
+        return any(self._sealed_digests([digest], each) == [stored] for each in self._keys[LOG_KEY])
 
-    def _sealed_digests(self, digests: Sequence[bytes]) -> list[bytes]:
+    def _sealed_digests(self, digests: Sequence[bytes], generation: int = 1) -> list[bytes]:
         """Encrypt each digest as one block of AES, cut short: all with one call, as there may be many."""
-        blocks = Cipher(AES(self._keys[LOG_KEY][1].secret), ECB()).encryptor()
+        blocks = Cipher(AES(self._keys[LOG_KEY][generation].secret), ECB()).encryptor()
         sealed = blocks.update(b"".join([digest.ljust(_BLOCK_BYTES, b"\0") for digest in digests]))
         return [sealed[at : at + SEALED_DIGEST_BYTES] for at in range(0, len(sealed), _BLOCK_BYTES)]
 

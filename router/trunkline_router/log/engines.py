@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +13,12 @@ from trunkline_router.log.backup_manifest import BackupManifest
 from trunkline_router.log.data_key_settings import data_keys_of_environment, load_data_keys
 from trunkline_router.log.data_keys import DataKeyError
 from trunkline_router.log.interface import BackupFailed
+from trunkline_router.log.migration.copied_log import CopiedLog, CopyFailed
+from trunkline_router.log.migration.copier import Copier, CopyReport, Progress
 from trunkline_router.log.ownership import LogDatabase
 from trunkline_router.log.sqlite import backup
 from trunkline_router.log.sqlite import restore as restoration
+from trunkline_router.log.sqlite.copied_file import CopiedFile
 from trunkline_router.log.sqlite.database import SqliteDatabase
 
 if TYPE_CHECKING:
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 
 #: Name of the database in the data folder.
 SQLITE_FILE = "trunkline.db"
+DATABASE_URL = "TRUNKLINE_DATABASE_URL"
 
 
 def open_database(settings: RouterSettings) -> LogDatabase:
@@ -34,6 +40,56 @@ def open_database(settings: RouterSettings) -> LogDatabase:
     except DataKeyError as error:
         raise StartError(str(error)) from None
     return SqliteDatabase(settings.data_dir / SQLITE_FILE, data_keys)
+
+
+async def migrate(
+    source: str,
+    target: str,
+    tenants: list[str] | None,
+    *,
+    data_dir: Path,
+    progress: Progress,
+) -> CopyReport:
+    """Copy a log, or tenants of it, to another database; no router may run on either. Raises CopyFailed.
+
+    `sqlite` is the log of the data folder, `postgresql` that of TRUNKLINE_DATABASE_URL; others are a URL, a
+    data folder, or the database in it.
+    """
+    async with (
+        aclosing(await _open_copied(source, data_dir, is_target=False)) as copied,
+        aclosing(await _open_copied(target, data_dir, is_target=True)) as copy,
+    ):
+        try:
+            return await Copier(copied, copy, data_keys_of_environment(), progress).copy(tenants)
+        except DataKeyError as error:
+            raise CopyFailed(str(error)) from None
+
+
+async def discard_copy(target: str, *, data_dir: Path) -> bool:
+    """Delete what an unfinished copy left. Returns whether there was one. Raises CopyFailed."""
+    async with aclosing(await _open_copied(target, data_dir, is_target=True)) as copy:
+        return await Copier(copy, copy, None, lambda done, expected: None).discard()
+
+
+async def _open_copied(place: str, data_dir: Path, *, is_target: bool) -> CopiedLog:
+    if place == "postgresql":
+        place = os.environ.get(DATABASE_URL, "")
+        if not place:
+            raise CopyFailed(f"{DATABASE_URL} is not set")
+    if place.startswith(("postgresql://", "postgres://")):
+        try:
+            from trunkline_router.log.postgres.copied_database import open_copied
+        except ModuleNotFoundError as error:
+            if error.name != "asyncpg":
+                raise
+            raise CopyFailed('PostgreSQL needs a package: pip install "trunkline[postgres]"') from None
+        return await open_copied(place, is_target=is_target)
+    if "://" in place:
+        raise CopyFailed(f"{place.partition(':')[0]}:// is not postgresql://")
+    path = data_dir if place == "sqlite" else Path(place)
+    if path.is_dir() or (is_target and not path.exists() and path.suffix != ".db"):
+        path /= SQLITE_FILE
+    return CopiedFile.open_target(path) if is_target else CopiedFile.open_source(path)
 
 
 def back_up(data_dir: Path, target: Path, *, force: bool, progress: backup.Progress) -> BackupManifest:

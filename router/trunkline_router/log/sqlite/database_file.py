@@ -11,6 +11,7 @@ from pathlib import Path
 from trunkline_runtime.private_files import create_private_file, open_private
 
 from trunkline_router.log.interface import LogUnavailable
+from trunkline_router.log.migration.copied_log import COPYING
 
 SCHEMA_VERSION = 8
 
@@ -77,7 +78,7 @@ class FileLock:
         os.close(self._fd)
 
 
-def connect_writer(path: Path) -> sqlite3.Connection:
+def connect_writer(path: Path, *, may_be_copying: bool = False) -> sqlite3.Connection:
     """Open a connection for writing; creates the file and its schema, or upgrades an older schema.
 
     Only the owner can use the file. SQLite gives its companions, such as the WAL, the same mode.
@@ -85,7 +86,8 @@ def connect_writer(path: Path) -> sqlite3.Connection:
     A transaction begins with the first change and ends with `commit()`: as method calls, both release the
     GIL once instead of three times.
 
-    Raises sqlite3.Error, and LogUnavailable for a file written by a newer version.
+    Raises sqlite3.Error, and LogUnavailable for a file written by a newer version, and for one that a log is
+    being copied into unless it may be.
     """
     try:
         create_private_file(path)
@@ -102,7 +104,8 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         db.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
         db.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
-        _ensure_schema(db, path)
+        if not (may_be_copying and _version(db) == COPYING + SCHEMA_VERSION):
+            _ensure_schema(db, path)
     except BaseException:
         db.close()
         raise
@@ -131,10 +134,19 @@ def cancel_long_reads(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
+def _version(db: sqlite3.Connection) -> int:
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
 def _ensure_schema(db: sqlite3.Connection, path: Path) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
+    version = _version(db)
     if version == SCHEMA_VERSION:
         return
+    if version > COPYING:
+        raise LogUnavailable(
+            f"{path} holds an unfinished copy: run `trunkline-router migrate` again, or with --discard"
+        )
     if not 0 <= version < SCHEMA_VERSION:
         raise LogUnavailable(
             f"{path} has schema version {version}, and this Trunkline supports up to {SCHEMA_VERSION}:"

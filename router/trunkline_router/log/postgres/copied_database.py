@@ -1,0 +1,269 @@
+"""Reads and writes the log in a database for a copy."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from trunkline_router.log.encryption import is_sealed
+from trunkline_router.log.migration.copied_log import (
+    COPYING,
+    PIECE_BYTES,
+    PIECE_ROWS,
+    CopyFailed,
+    HighestIds,
+    LogVersion,
+    Piece,
+    RowKey,
+)
+from trunkline_router.log.migration.copied_tables import (
+    DEAD_LETTERS,
+    IDEMPOTENCY,
+    TABLES,
+    CopiedTable,
+    Row,
+    RowScope,
+)
+from trunkline_router.log.migration.copy_statements import (
+    CopyStatements,
+    counting,
+    deleting,
+    without_ordinals,
+)
+from trunkline_router.log.postgres.stored_text import from_column, to_column
+
+_STATEMENTS = CopyStatements("user_name", "JOIN", "")
+_PARAMETER = re.compile(r":(tenant|audit_id|log_key|k\d)\b")
+_FENCE = "SELECT 1 FROM routers WHERE incarnation = $1 AND alive FOR SHARE"
+_VERSION = """
+    SELECT installation_id, (
+        SELECT incarnation || '.' || batch FROM commits ORDER BY incarnation DESC, batch DESC LIMIT 1
+    ) FROM installation
+"""
+_HIGHEST_IDS = """
+    SELECT (SELECT reserved FROM id_blocks WHERE name = 'topics'),
+        (SELECT reserved FROM id_blocks WHERE name = 'deliveries'),
+        coalesce(pg_sequence_last_value(pg_get_serial_sequence('audit', 'id')::regclass), 0)
+"""
+_CREATE_STATE = (
+    "CREATE TABLE IF NOT EXISTS copy_state (id integer PRIMARY KEY CHECK (id = 1), state text NOT NULL)"
+)
+_SAVE = "INSERT INTO copy_state VALUES (1, $1) ON CONFLICT (id) DO UPDATE SET state = excluded.state"
+#: Tables with texts that may contain NUL.
+_ESCAPED = {"api_keys", "audit", "open_messages", "revocations"}
+#: Rows read first of each table; then as many as fit a piece.
+_FIRST_ROWS = 64
+
+
+_SCHEMA = Path(__file__).with_name("schema.sql")
+_SCHEMA_VERSION = 1
+
+
+async def open_copied(dsn: str, *, is_target: bool) -> CopiedDatabase:
+    """Own a database for a copy. Raises CopyFailed."""
+    try:
+        connection = await asyncpg.connect(dsn)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, OSError) as error:
+        raise CopyFailed(str(error)) from error
+    if not await connection.fetchval("SELECT to_regclass('installation')"):
+        await connection.execute(_SCHEMA.read_text())
+        await connection.execute(
+            "INSERT INTO installation (id, installation_id, schema_version) VALUES (1, $1, 1)"
+            " ON CONFLICT DO NOTHING",
+            secrets.token_hex(8),
+        )
+    incarnation = await connection.fetchval(
+        "INSERT INTO routers (boot_id, address) VALUES ('', '') RETURNING incarnation"
+    )
+    return CopiedDatabase("postgresql", connection, incarnation, _SCHEMA_VERSION)
+
+
+class CopiedDatabase:
+    """Implements CopiedLog. Its writes commit only while its incarnation owns the log."""
+
+    def __init__(
+        self, name: str, connection: asyncpg.Connection[Any], incarnation: int, schema_version: int
+    ) -> None:
+        """`name` is for people."""
+        self._name = name
+        self._connection = connection
+        self._incarnation = incarnation
+        self._schema_version = schema_version
+
+    def describe(self) -> str:
+        """See CopiedLog."""
+        return self._name
+
+    async def version(self) -> LogVersion:
+        """See CopiedLog."""
+        async with self._failures(), self._connection.transaction(readonly=False):
+            await self._check_owner()
+            row = await self._connection.fetchrow(_VERSION)
+        assert row is not None
+        return LogVersion(row[0], row[1] or "")
+
+    async def highest_ids(self) -> HighestIds:
+        """See CopiedLog."""
+        async with self._failures():
+            row = await self._connection.fetchrow(_HIGHEST_IDS)
+        assert row is not None
+        return HighestIds(*row)
+
+    async def count(self, table: CopiedTable, tenant: str | None) -> int:
+        """See CopiedLog."""
+        query, values = _positional(counting(table, tenant), {"tenant": tenant})
+        async with self._failures():
+            count: int = await self._connection.fetchval(query, *values)
+        return count
+
+    async def pieces(
+        self, table: CopiedTable, tenant: str | None, after: RowKey | None
+    ) -> AsyncGenerator[Piece]:
+        """See CopiedLog."""
+        query = _STATEMENTS.selecting(table, tenant, is_continued=after is not None)
+        named = {"tenant": tenant} | {f"k{n}": value for n, value in enumerate(after or ())}
+        query, values = _positional(query, named)
+        keys = [table.column(each) for each in table.key]
+        count = _FIRST_ROWS
+        async with (
+            self._failures(),
+            self._connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            cursor = await self._connection.cursor(query, *values)
+            while found := await cursor.fetch(count):
+                rows = [tuple(row) for row in found]
+                size = sum([len(value) for row in rows for value in row if isinstance(value, bytes | str)])
+                count = max(1, min(PIECE_ROWS, PIECE_BYTES * len(rows) // max(size, 1)))
+                last = tuple(rows[-1][each] for each in keys)
+                yield Piece(_neutral(table, rows), last)
+
+    async def load_state(self) -> str | None:
+        """See CopiedLog."""
+        async with self._failures():
+            if await self._connection.fetchval("SELECT to_regclass('copy_state')") is None:
+                return None
+            state: str = await self._connection.fetchval("SELECT state FROM copy_state")
+        return state
+
+    async def begin(self, state: str) -> None:
+        """See CopiedLog."""
+        async with self._transaction():
+            await self._connection.execute(_CREATE_STATE)
+            await self._connection.execute(_SAVE, state)
+            await self._set_version(COPYING + self._schema_version)
+
+    async def write(self, table: CopiedTable, rows: Sequence[Row], state: str) -> None:
+        """See CopiedLog."""
+        async with self._transaction():
+            if rows:
+                # What is lost of a copy is copied again: only the end is on disk at once.
+                await self._connection.execute("SET LOCAL synchronous_commit = off")
+                await self._connection.copy_records_to_table(
+                    table.name, records=_native(table, rows), columns=_STATEMENTS.inserted_columns(table)
+                )
+            await self._connection.execute(_SAVE, state)
+
+    async def delete(self, tenant: str | None, audit_id: int, log_key: int) -> None:
+        """See CopiedLog."""
+        named = {"tenant": tenant, "audit_id": audit_id, "log_key": log_key}
+        async with self._transaction():
+            # What belongs to logs before the logs.
+            for table in sorted(TABLES, key=lambda table: table.scope is RowScope.TENANT):
+                if tenant is None or table.scope is not RowScope.NONE:
+                    statement, values = _positional(deleting(table, tenant), named)
+                    await self._connection.execute(statement, *values)
+
+    async def delete_keys(self, tenant: str) -> None:
+        """See CopiedLog."""
+        statement, values = _positional(deleting(IDEMPOTENCY, tenant), {"tenant": tenant})
+        async with self._transaction():
+            await self._connection.execute(statement, *values)
+
+    async def finish(self, ids: HighestIds, state: str | None) -> None:
+        """See CopiedLog."""
+        async with self._transaction():
+            for name, highest in (("topics", ids.topic), ("deliveries", ids.delivery)):
+                await self._connection.execute(
+                    "UPDATE id_blocks SET reserved = greatest(reserved, $2) WHERE name = $1", name, highest
+                )
+            if ids.audit:
+                await self._connection.execute(
+                    "SELECT setval(pg_get_serial_sequence('audit', 'id'), $1)", ids.audit
+                )
+            if state is not None:
+                await self._connection.execute(_SAVE, state)
+            else:
+                await self._connection.execute("DROP TABLE IF EXISTS copy_state")
+                await self._set_version(self._schema_version)
+        if state is None:
+            # The first router plans with statistics; without them, it is only slower at first.
+            with suppress(CopyFailed):
+                async with self._failures():
+                    await self._connection.execute(f"ANALYZE {', '.join(each.name for each in TABLES)}")
+
+    async def aclose(self) -> None:
+        """See CopiedLog."""
+        with suppress(Exception):
+            await self._connection.close(timeout=5)
+
+    async def _set_version(self, version: int) -> None:
+        await self._connection.execute("UPDATE installation SET schema_version = $1", version)
+
+    async def _check_owner(self) -> None:
+        if not await self._connection.fetchval(_FENCE, self._incarnation):
+            raise CopyFailed(f"{self._name}: a router took the log over")
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[None]:
+        async with self._failures(), self._connection.transaction():
+            await self._check_owner()
+            yield
+
+    @asynccontextmanager
+    async def _failures(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise CopyFailed(f"{self._name}: {error}") from error
+
+
+def _positional(text: str, values: Mapping[str, object]) -> tuple[str, list[object]]:
+    """Number the parameters of a statement, and put their values in order."""
+    names = list(dict.fromkeys(_PARAMETER.findall(text)))
+    numbered = _PARAMETER.sub(lambda match: f"${names.index(match[1]) + 1}", text)
+    return numbered, [values[name] for name in names]
+
+
+def _neutral(table: CopiedTable, rows: list[Row]) -> list[Row]:
+    """Turn rows of this engine into those of all."""
+    if table.name in _ESCAPED:
+        rows = [
+            tuple(from_column(value) if isinstance(value, str) else value for value in row) for row in rows
+        ]
+    if table.name == "api_keys":
+        return [(*row[:4], tuple(row[4]), *row[5:]) for row in rows]
+    if table is DEAD_LETTERS:
+        return [(*row[:6], _reason(row[6]), row[7]) for row in rows]
+    return rows
+
+
+def _reason(stored: bytes) -> str | bytes:
+    return stored if is_sealed(stored) else from_column(stored.decode())
+
+
+def _native(table: CopiedTable, rows: Sequence[Row]) -> Sequence[Row]:
+    """Turn rows of all engines into those of this one."""
+    if table.name in _ESCAPED:
+        return [tuple(to_column(value) if isinstance(value, str) else value for value in row) for row in rows]
+    if table is DEAD_LETTERS:
+        return [
+            (*row[:6], row[6] if isinstance(row[6], bytes) else to_column(row[6]).encode(), row[7])
+            for row in rows
+        ]
+    return without_ordinals(table, rows)
