@@ -13,6 +13,7 @@ from trunkline_runtime.cli import make_app
 
 from trunkline_router.cli.data_commands import add_data_commands
 from trunkline_router.cli.lazy_group import add_audit_command, tenant_app
+from trunkline_router.cli.migrate_command import add_migrate_command
 
 if TYPE_CHECKING:
     from trunkline_router.settings import RouterSettings
@@ -22,6 +23,7 @@ def main() -> None:
     """Entry point of `trunkline-router`."""
     app = make_app("router", _settings, _run)
     add_data_commands(app)
+    add_migrate_command(app)
     add_audit_command(app)
     app.add_typer(tenant_app(), name="tenant")
     app(prog_name="trunkline-router")

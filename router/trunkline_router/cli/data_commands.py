@@ -40,7 +40,7 @@ def backup(
     """
     from trunkline_router.log.engines import back_up
 
-    with _failures(), _progress_bar("backing up") as progress:
+    with failures(), _progress_bar("backing up") as progress:
         manifest = back_up(data_dir, file, force=force, progress=progress)
     if as_json:
         print(manifest.to_json(), end="")  # noqa: T201
@@ -70,7 +70,7 @@ def restore(
     """
     from trunkline_router.log import engines
 
-    with _failures(), _progress_bar("restoring") as progress:
+    with failures(), _progress_bar("restoring") as progress:
         report = engines.restore(data_dir, file, audit, progress=progress)
     for each in report.reapplied:
         typer.echo(f"applied again: {each}")
@@ -97,7 +97,7 @@ def check(
     from trunkline_router.log import engines
 
     path = data_dir if file is None else file
-    with _failures(), make_console(stderr=True).status(f"checking {path} …"):
+    with failures(), make_console(stderr=True).status(f"checking {path} …"):
         problems = engines.check(path)
     if as_json:
         print(json.dumps({"problems": problems}, indent=2))  # noqa: T201
@@ -122,13 +122,14 @@ def _progress_bar(description: str) -> Iterator[Callable[[float], None]]:
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
-    """Print a failure as one line on stderr, and exit with 2."""
+def failures() -> Iterator[None]:
+    """Print a failure as one line on stderr, and exit with 2, or with 1 if a copy differs from its source."""
     from trunkline_router.cli.operator_client import make_console, printable
     from trunkline_router.log.interface import BackupFailed
+    from trunkline_router.log.migration.copied_log import CopyDiffers, CopyFailed
 
     try:
         yield
-    except BackupFailed as error:
+    except (BackupFailed, CopyFailed) as error:
         make_console(stderr=True).print(printable(str(error)), style="red", soft_wrap=True)
-        raise typer.Exit(2) from None
+        raise typer.Exit(1 if isinstance(error, CopyDiffers) else 2) from None

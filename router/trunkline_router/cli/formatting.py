@@ -20,6 +20,8 @@ from trunkline_router.cli.units import format_bytes, format_seconds
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
+    from trunkline_router.log.migration.copier import CopiedRows
+
 
 def tenants_table(tenants: Iterable[Tenant]) -> Table:
     """Tenants, one per row."""
@@ -131,6 +133,15 @@ def audit_table(entries: Iterable[AuditEntry]) -> Table:
             entry.before,
             "" if entry.error else entry.after,
         )
+    return table
+
+
+def copied_table(tables: Iterable[CopiedRows]) -> Table:
+    """Copied tables, one per row."""
+    table = _table("table", "rows", "digest")
+    table.columns[1].justify = "right"
+    for each in tables:
+        _add_row(table, each.table, f"{each.rows:,}", each.digest[:16])
     return table
 
 
