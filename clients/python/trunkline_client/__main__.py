@@ -36,7 +36,13 @@ Agent = Annotated[str, typer.Option(help="Agent; all of the tenant's if empty.")
 Platform = Annotated[str, typer.Option(help="Platform; all of the agent's if empty.")]
 ConversationName = Annotated[str, typer.Option(help="person:<id> or group:<id>.")]
 User = Annotated[str, typer.Option(help="User, instead of agent, platform and conversation.")]
-Router = Annotated[str, typer.Option(envvar="TRUNKLINE_ROUTER", help="Router's gRPC address, host:port.")]
+Router = Annotated[
+    str,
+    typer.Option(
+        envvar="TRUNKLINE_ROUTER",
+        help="Router's gRPC address, host:port; several that share one database are separated by commas.",
+    ),
+]
 Key = Annotated[str, typer.Option("--api-key", envvar="TRUNKLINE_API_KEY", help="API key of the tenant.")]
 Ca = Annotated[
     str,

@@ -14,9 +14,12 @@ class Backoff:
         self._cap_s = cap_s
         self._attempts = 0
 
-    def next_s(self, at_least_s: float = 0.0) -> float:
-        """Returns the next wait in seconds: `at_least_s`, plus a uniform share of a bound that doubles."""
-        bound_s = self._bound_s
+    def next_s(self, at_least_s: float = 0.0, *, cap_s: float | None = None) -> float:
+        """Returns the next wait in seconds: `at_least_s`, plus a uniform share of a bound that doubles.
+
+        `cap_s` bounds that share, if it is lower than the own cap.
+        """
+        bound_s = self._bound_s if cap_s is None else min(self._bound_s, cap_s)
         self._attempts += 1
         return at_least_s + self._random() * bound_s
 

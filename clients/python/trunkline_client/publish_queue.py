@@ -86,6 +86,11 @@ class PublishQueue:
         self._unanswered.clear()
         return gone
 
+    def stream_refused(self) -> None:
+        """Makes all unanswered requests unwritten again, in order: the router has read none of them."""
+        self._unwritten.extendleft(reversed(self._unanswered.values()))
+        self._unanswered.clear()
+
     def clear(self) -> None:
         """Removes all requests."""
         self._unwritten.clear()

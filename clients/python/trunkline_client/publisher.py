@@ -30,8 +30,9 @@ from trunkline_client.errors import (
     Unreachable,
 )
 from trunkline_client.publish_queue import MAX_BATCH_BYTES, PublishQueue
+from trunkline_client.router_choice import StreamRetries, is_refusal_of_standby
 from trunkline_client.router_connection import RouterConnection
-from trunkline_client.rpc_errors import error_from_message, error_from_rpc, retry_delay_s
+from trunkline_client.rpc_errors import error_from_message, error_from_rpc
 
 _LOST = "The stream broke before the router answered; without an idempotency key nothing is sent again"
 
@@ -63,6 +64,8 @@ class Publisher:
         self._clock = clock
         self._queue = PublishQueue(max_unanswered)
         self._tickets: dict[int, asyncio.Future[BroadcastResponse]] = {}
+        #: The stream was answered, so it was not refused.
+        self._has_answer = False
         self._has_unwritten = asyncio.Event()
         #: Set when requests have left the queue.
         self._has_room = asyncio.Event()
@@ -159,25 +162,30 @@ class Publisher:
                 self._running.result()
 
     async def _run(self) -> None:
-        backoff = Backoff(self._clock.random)
+        routers = self._connection.routers
+        retries = StreamRetries(routers, Backoff(self._clock.random))
         try:
             while True:
-                error = await self._serve_stream(backoff)
-                self._fail_lost()
-                delay_s = None if self._connection.is_closed else retry_delay_s(error)
-                if delay_s is None:
+                router = routers.current
+                self._has_answer = False
+                error = await self._serve_stream(router, retries)
+                if is_refusal_of_standby(error) and not self._has_answer:
+                    self._queue.stream_refused()
+                else:
+                    self._fail_lost()
+                wait_s = None if self._connection.is_closed else retries.wait_s(router, error)
+                if wait_s is None:
                     self._end_with(error)
                     return
-                await self._clock.sleep(backoff.next_s(delay_s))
+                await self._clock.sleep(wait_s)
         finally:
             self._end_with(self._closed())
 
     def _closed(self) -> Unreachable:
-        return Unreachable(self._connection.router, "the publisher was closed")
+        return Unreachable(str(self._connection.routers), "the publisher was closed")
 
-    async def _serve_stream(self, backoff: Backoff) -> Refused | TransportError:
-        """Writes and reads on one stream until it breaks; returns the reason."""
-        router = self._connection.router
+    async def _serve_stream(self, router: str, retries: StreamRetries) -> Refused | TransportError:
+        """Writes and reads on one stream to the current router until it breaks; returns the reason."""
         try:
             call = self._connection.broadcast.BroadcastMany()
         except grpc.aio.UsageError:
@@ -185,7 +193,8 @@ class Publisher:
         stream = BidiStream(call, self._write)
         try:
             async for response in stream:
-                backoff.reset()
+                retries.succeeded()
+                self._has_answer = True
                 self._receive(response)
         except grpc.aio.AioRpcError as error:
             return error_from_rpc(error, router, may_have_effect=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +15,7 @@ from trunkline.v1.address_pb2 import Address, Position
 from trunkline.v1.message_pb2 import Message
 
 from trunkline_client.clock import Clock
+from trunkline_client.router_choice import RouterChoice
 from trunkline_client.router_connection import RouterConnection
 
 
@@ -32,7 +34,8 @@ class ReadOnlyBackend:
       whether or not the call was sent.
 
     Args:
-        router: The router's `host:port`.
+        router: The router's `host:port`. Several that share one database are separated by commas: calls go
+            to the one that owns the log. A call goes on to another one only if it certainly had no effect.
         credentials: TLS credentials; None leaves the channel unencrypted. See `load_credentials`.
         api_key: Sent with every call; empty sends none.
         use_proxy: Connect through the proxy in grpc_proxy, https_proxy or http_proxy.
@@ -50,6 +53,7 @@ class ReadOnlyBackend:
         timeout_s: float = 10.0,
         clock: Clock | None = None,
     ) -> None:
+        RouterChoice(router)
         self._router = router
         self._credentials = credentials
         self._api_key = api_key
@@ -297,13 +301,8 @@ class ReadOnlyBackend:
                 batch.
         """
         connection = self._open_connection
-        call = connection.presence.WatchConnections(presence.WatchConnectionsRequest(address=address))
-        try:
-            while True:
-                with connection.translated_errors(may_have_effect=False):
-                    batch = await call.read()
-                if not isinstance(batch, presence.WatchConnectionsResponse):
-                    return
+        request = presence.WatchConnectionsRequest(address=address)
+        batches = connection.read_stream(connection.presence.WatchConnections, request)
+        async with aclosing(batches):
+            async for batch in batches:
                 yield list(batch.changes)
-        finally:
-            call.cancel()

@@ -17,7 +17,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
+
+import grpc.aio
 
 from trunkline_client.channel import open_channel
 from trunkline_client.fake_delivery import FakeDelivery, FakeReply
@@ -47,7 +48,10 @@ async def run_worker(worker: Worker, handler: Handler | None = None) -> AsyncIte
     """
     router = FakeRouter()
     await router.start()
-    channel = partial(open_channel, router.address, None, "", use_proxy=False)
+
+    def channel(_: str) -> grpc.aio.Channel:
+        return open_channel(router.address)
+
     running = asyncio.create_task(worker._run_over(channel, handler))  # noqa: SLF001 -- one package
     attached = asyncio.create_task(router.wait_until(lambda: router.hello))
     try:

@@ -9,7 +9,7 @@ import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -31,9 +31,11 @@ from trunkline_client.channel import describe_proxy, open_channel
 from trunkline_client.clock import Clock
 from trunkline_client.delivery_table import DeliveryTable
 from trunkline_client.errors import Refused, TransportError, Unreachable
+from trunkline_client.following_channel import FollowingChannel
 from trunkline_client.handler import Handler
 from trunkline_client.interruptible_block import OnCancel
-from trunkline_client.rpc_errors import error_from_rpc, retry_delay_s
+from trunkline_client.router_choice import RouterChoice, StreamRetries, is_refusal_of_standby
+from trunkline_client.rpc_errors import error_from_rpc
 from trunkline_client.streamed_reply import StreamedReply
 from trunkline_client.worker_stream import WorkerStream
 
@@ -82,7 +84,8 @@ class Worker:
     router takes the worker for dead: the reply expires and the message is redelivered.
 
     Args:
-        router: The router's `host:port`.
+        router: The router's `host:port`. Several that share one database are separated by commas: the worker
+            attaches to the one that owns the log, and follows when another one takes over.
         tenant: The tenant.
         agents: Names of the agents to serve.
         capacity: Messages to handle at a time.
@@ -108,7 +111,7 @@ class Worker:
         on_attached: Callable[[AttachWelcome], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._router = router
+        self._routers = RouterChoice(router)
         self._hello = AttachHello(
             tenant=tenant,
             agents=agents,
@@ -121,7 +124,7 @@ class Worker:
         self._use_proxy = use_proxy
         self._on_attached = on_attached
         self._clock = clock or Clock()
-        self._backoff = Backoff(self._clock.random, cap_s=2.0)
+        self._retries = StreamRetries(self._routers, Backoff(self._clock.random, cap_s=2.0))
         self._handler: Handler | None = None
         self._table = DeliveryTable(self._clock)
         #: Whether the last attempt to attach succeeded; the next failure is then logged.
@@ -130,7 +133,7 @@ class Worker:
         self._drained: asyncio.Event | None = None
 
     def __repr__(self) -> str:
-        return f"<Worker {self._hello.worker_id} of {self._hello.tenant} at {self._router}>"
+        return f"<Worker {self._hello.worker_id} of {self._hello.tenant} at {self._routers}>"
 
     def handler(self, handler: H) -> H:
         """Sets the worker's handler; a decorator.
@@ -228,11 +231,20 @@ class Worker:
                 came from something in front of the router, and names no `trunkline.v1.ErrorCode`.
             RuntimeError: There is no handler, or the worker is running already.
         """
-        options = (self._router, self._credentials, self._api_key)
-        await self._run_over(partial(open_channel, *options, use_proxy=self._use_proxy), handler)
+        await self._run_over(
+            partial(
+                open_channel,
+                credentials=self._credentials,
+                api_key=self._api_key,
+                use_proxy=self._use_proxy,
+            ),
+            handler,
+        )
 
-    async def _run_over(self, open_channel: Callable[[], grpc.aio.Channel], handler: Handler | None) -> None:
-        """Serves over a channel of its own, as `run` does; for `trunkline_client.testing`."""
+    async def _run_over(
+        self, open_channel: Callable[[str], grpc.aio.Channel], handler: Handler | None
+    ) -> None:
+        """Serves over channels of its own, as `run` does; for `trunkline_client.testing`."""
         handler = handler or self._handler
         if handler is None:
             raise RuntimeError("A worker needs a handler: write `@worker.handler` or `worker.run(handler)`")
@@ -240,8 +252,9 @@ class Worker:
             raise RuntimeError("The worker is running already: make one Worker for each `run`")
         self._table.open(handler)
         self._drained = asyncio.Event()
-        channel = open_channel()
-        serving = asyncio.create_task(self._serve(AgentServiceStub(channel)), name=f"serve {self!r}")
+        channel = FollowingChannel(self._routers, open_channel)
+        stub = AgentServiceStub(cast("grpc.aio.Channel", channel))
+        serving = asyncio.create_task(self._serve(stub), name=f"serve {self!r}")
         draining = asyncio.create_task(self._drained.wait())
         try:
             await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
@@ -287,43 +300,43 @@ class Worker:
 
     async def _serve(self, stub: AgentServiceStub) -> None:
         while True:
-            error = await self._attach(stub)
+            router = self._routers.current
+            error = await self._attach(stub, router)
             if self._table.draining:
                 return
-            delay_s = retry_delay_s(error)
-            if delay_s is None:
+            wait_s = self._retries.wait_s(router, error)
+            if wait_s is None:
                 raise error
-            wait_s = self._backoff.next_s(delay_s)
-            if self._attached:
+            if self._attached and not (is_refusal_of_standby(error) and self._retries.goes_on):
                 self._attached = False
                 proxy = describe_proxy(self._use_proxy) if isinstance(error, Unreachable) else ""
-                log.warning("not attached to %s, trying again: %s%s", self._router, error, proxy)
+                log.warning("not attached to %s, trying again: %s%s", router, error, proxy)
             await self._clock.sleep(wait_s)
 
-    async def _attach(self, stub: AgentServiceStub) -> Refused | TransportError:
-        """Serves one stream until it breaks; returns the reason."""
+    async def _attach(self, stub: AgentServiceStub, router: str) -> Refused | TransportError:
+        """Serves one stream to the current router until it breaks; returns the reason."""
         output = WorkerStream(self._hello, self._clock)
         stream: BidiStream[AttachRequest, AttachResponse] = BidiStream(stub.Attach(), output.write)
         try:
             async for response in stream:
                 if response.HasField("welcome"):
-                    self._on_welcome(response.welcome)
+                    self._on_welcome(response.welcome, router)
                     self._table.attach(output, response.welcome)
                 output.receive(response)
                 self._table.receive(response)
         except grpc.aio.AioRpcError as error:
-            return error_from_rpc(error, self._router, may_have_effect=False)
+            return error_from_rpc(error, router, may_have_effect=False)
         finally:
             self._table.detach()
             try:
                 await stream.close()
             finally:
                 await output.close()
-        return Unreachable(self._router, "the router ended the stream")
+        return Unreachable(router, "the router ended the stream")
 
-    def _on_welcome(self, welcome: AttachWelcome) -> None:
+    def _on_welcome(self, welcome: AttachWelcome, router: str) -> None:
         self._attached = True
-        self._backoff.reset()
-        log.info("attached to router %s at %s", welcome.router_id, self._router)
+        self._retries.succeeded()
+        log.info("attached to router %s at %s", welcome.router_id, router)
         if self._on_attached is not None:
             self._on_attached(welcome)
