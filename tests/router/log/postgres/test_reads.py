@@ -9,16 +9,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-from trunkline_router.core.values.log_records import Fork, PageRequest, Transaction
-from trunkline_router.core.values.topics import EMPTY, Position
+from structlog.testing import capture_logs
+from trunkline.v1.message_pb2 import Message
+from trunkline_router.core.values.log_records import Fork, PageRequest, Producer, Transaction
+from trunkline_router.core.values.stored_records import AuditQuery
+from trunkline_router.core.values.topics import EMPTY, GROUP, Position, TopicKey
 from trunkline_router.log.data_keys import DataKeys
-from trunkline_router.log.interface import Log
+from trunkline_router.log.interface import Log, LogDamaged
+from trunkline_router.log.postgres import page_rows
 from trunkline_router.log.postgres.database import PostgresDatabase
 
-from tests.router.log.engines import clock, pending_entry
+from tests.router.log.engines import ALICE, BOB, DATA_KEYS, append, clock, edit, pending_entry, position, read
 from tests.router.log.postgres.copied_log import copy_log
 from tests.router.log.test_model import TOPICS, USERS, LogMachine
 
@@ -109,7 +114,7 @@ async def install(dsn: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("data_keys", [None])
+@pytest.mark.parametrize("data_keys", [None, DATA_KEYS])
 def test_both_engines_read_the_same_rows_alike(data_keys: DataKeys | None, postgres_schema: str) -> None:
     asyncio.run(install(postgres_schema))
     engine = "sqlite-encrypted" if data_keys else "sqlite"
@@ -123,3 +128,114 @@ def test_both_engines_read_the_same_rows_alike(data_keys: DataKeys | None, postg
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
+
+
+#: No row can contain them.
+ODD = ("\0", "a\0", "\ud800", "x\udfff")
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_a_text_that_no_row_contains_matches_nothing(odd: str, postgres_schema: str) -> None:
+    async with postgres_log(postgres_schema) as log:
+        (first,) = await append(log, pending_entry(deliver=True))
+        topic: TopicKey = ("acme", "echo", "web", GROUP, odd)
+        pages = [PageRequest(topic, 9), PageRequest(ALICE, 9, after=Position(odd, 1)), PageRequest(ALICE, 9)]
+        unknown, invalid, found = await log.read(pages)
+        assert (unknown.entries, unknown.head, unknown.valid) == ([], EMPTY, True)
+        assert (invalid.entries, invalid.head, invalid.valid) == ([], position(first), False)
+        assert len(found.entries) == 1
+        assert await log.message("acme", odd) is None
+        assert await log.message(odd, first.message.id) is None
+        users = [(topic, "alice"), (ALICE, odd), (ALICE, "alice")]
+        nothing = Position(position(first).epoch, 0)
+        assert await log.delivered(users) == [EMPTY, nothing, nothing]
+        assert await log.receipts(topic, "", 9) == []
+        assert await log.receipts(ALICE, odd, 9) == []
+        for tenant, agent in ((odd, "echo"), ("acme", odd)):
+            assert await log.deliveries(tenant, agent, 0, 9) == []
+            assert await log.dead_letters(tenant, agent, 0, 9) == []
+            assert await log.count_waiting(tenant, agent) == 0
+        assert await log.backlogs(odd) == []
+        assert await log.audit(AuditQuery(odd, "", 0, 0, 9)) == []
+        assert await log.audit(AuditQuery("", odd, 0, (1 << 64) - 1, 9)) == []
+
+
+@pytest.mark.parametrize(("after", "left"), [("\0", 3), ("a\0", 2), ("ab\ud800", 1)])
+async def test_receipts_continue_after_any_text(after: str, left: int, postgres_schema: str) -> None:
+    async with postgres_log(postgres_schema) as log:
+        (first,) = await append(log, pending_entry())
+        names = ["a", "ab", "b"]
+        await append(log, *(read(ALICE, position(first), name) for name in names))
+        assert [receipt.user for receipt in await log.receipts(ALICE, after, 9)] == names[-left:]
+
+
+async def test_a_changed_row_is_an_error_that_leaves_its_neighbours(postgres_schema: str) -> None:
+    async with postgres_log(postgres_schema) as log:
+        entries = await append(log, *(pending_entry(text=f"{n}", deliver=True) for n in range(5)))
+        await append(log, pending_entry(BOB))
+        await append(log, pending_entry(BOB, producer=Producer("p", 1)))
+        await append(log, edit(entries[4]))
+        await execute(
+            postgres_schema, "UPDATE messages SET body = body || '\\x00' WHERE seq = 3 OR topic_id = 2"
+        )
+        with capture_logs() as lines:
+            pages = [
+                PageRequest(ALICE, 9),
+                PageRequest(ALICE, 9, after=position(entries[2])),
+                PageRequest(ALICE, 2),
+            ]
+            page, after, newest = await log.read(pages)
+            assert (page.entries, page.valid, page.damaged_seq) == ([], False, 3)
+            assert [entry.seq for entry in after.entries] == [4, 5, 6]
+            assert [entry.seq for entry in newest.entries] == [5, 6]
+            with pytest.raises(LogDamaged):
+                await log.message("acme", entries[2].message.id)
+            deliveries = await log.deliveries("acme", "echo", 0, 4)
+            assert await log.open_messages() == []
+        assert [each.delivery_id for each in deliveries] == [1, 2, 4, 5]
+        assert {(line["topic_id"], line["seq"]) for line in lines} == {(1, 3), (2, 2)}
+
+
+async def test_a_page_is_of_one_state_of_the_log(postgres_schema: str) -> None:
+    """The message has the text of the newest edit in the page, however many edits are committed meanwhile."""
+    async with postgres_log(postgres_schema) as log:
+        (first,) = await append(log, pending_entry(text="0"))
+
+        seen: set[int] = set()
+
+        async def edit_it() -> None:
+            number = 0
+            while len(seen) < 10:
+                number += 1
+                await append(log, edit(first, str(number)))
+
+        editing = asyncio.create_task(edit_it())
+        all_entries = PageRequest(ALICE, 10_000, after=EMPTY)
+        while not editing.done():
+            for (page,) in await asyncio.gather(*(log.read([all_entries]) for _ in range(3))):
+                message = Message.FromString(page.entries[0].body)
+                assert message.parts[0].text.text == str(len(page.entries) - 1)
+                assert page.head.seq == len(page.entries)
+                seen.add(page.head.seq)
+        await editing
+
+
+async def test_pages_are_the_same_in_any_portions(
+    postgres_schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with postgres_log(postgres_schema) as log:
+        topics: list[TopicKey] = [("acme", "echo", "web", GROUP, str(n)) for n in range(7)]
+        await append(log, *(pending_entry(topic, "x" * 50) for topic in topics for _ in range(3)))
+        pages = [PageRequest(topic, 9, max_bytes=100) for topic in topics]
+        whole = await log.read(pages)
+        assert [len(page.entries) for page in whole] == [1] * 7
+        assert await log.read([]) == []
+        for portion_bytes in (1, 100, 250, 699):
+            monkeypatch.setattr(page_rows, "_PORTION_BYTES", portion_bytes)
+            assert await log.read(pages) == whole
+
+
+async def execute(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(statement)
+    await connection.close()
