@@ -40,8 +40,7 @@ class FaultProxy:
     """Forwards connections to a server, `host:port`, and injects faults."""
 
     def __init__(self, server: str) -> None:
-        host, _, port = server.rpartition(":")
-        self._server = (host, int(port))
+        self.redirect(server)
         #: Connections accepted so far.
         self.accepted = 0
         self._port = 0
@@ -88,6 +87,11 @@ class FaultProxy:
             self._call(self._listener.close)
             self._listener = None
         self.cut()
+
+    def redirect(self, server: str) -> None:
+        """Forward new connections to another server; open ones stay."""
+        host, _, port = server.rpartition(":")
+        self._server = (host, int(port))
 
     def cut(self) -> None:
         """Reset all open connections; data under way is lost."""
