@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run certs check test lint format bench fuzz soak protos stubs-check constraints clean
+.PHONY: help setup run certs check test lint format bench fuzz soak stress protos stubs-check constraints clean
 
 help: ## list the targets
 	@echo "make run     start Trunkline, on this machine only"
@@ -70,6 +70,9 @@ fuzz: setup $(INSTALLED_FUZZ) ## fuzz the dialects for a minute; FUZZ_SECONDS=60
 
 soak: setup ## run the state machines with many steps; MINUTES=60 sets the time for each, SEED= repeats a run, MACHINE= chooses
 	$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(MACHINE),--machine $(MACHINE))
+
+stress: setup ## inject faults into routers and databases; SEED= repeats a run, SCENARIO= chooses, ROUNDS= sets how many
+	PYTHONPATH=deploy $(BIN)/python -m tests.stress $(if $(SEED),--seed $(SEED)) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 build/maim/%: | $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ maim-message==$*

@@ -71,23 +71,16 @@ async def open_copied(dsn: str, *, is_target: bool) -> CopiedDatabase:
         connection = await asyncpg.connect(dsn)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, OSError) as error:
         raise CopyFailed(str(error)) from error
-    try:
-        if not await connection.fetchval("SELECT to_regclass('installation')"):
-            await connection.execute(_SCHEMA.read_text())
-            await connection.execute(
-                "INSERT INTO installation (id, installation_id, schema_version) VALUES (1, $1, 1)"
-                " ON CONFLICT DO NOTHING",
-                secrets.token_hex(8),
-            )
-        version = await connection.fetchval("SELECT schema_version FROM installation")
-        if version >= COPYING and not is_target:
-            raise CopyFailed("postgresql holds an unfinished copy")
-        incarnation = await connection.fetchval(
-            "INSERT INTO routers (boot_id, address) VALUES ('', '') RETURNING incarnation"
+    if not await connection.fetchval("SELECT to_regclass('installation')"):
+        await connection.execute(_SCHEMA.read_text())
+        await connection.execute(
+            "INSERT INTO installation (id, installation_id, schema_version) VALUES (1, $1, 1)"
+            " ON CONFLICT DO NOTHING",
+            secrets.token_hex(8),
         )
-    except BaseException:
-        connection.terminate()
-        raise
+    incarnation = await connection.fetchval(
+        "INSERT INTO routers (boot_id, address) VALUES ('', '') RETURNING incarnation"
+    )
     return CopiedDatabase("postgresql", connection, incarnation, _SCHEMA_VERSION)
 
 
@@ -216,10 +209,8 @@ class CopiedDatabase:
 
     async def aclose(self) -> None:
         """See CopiedLog."""
-        try:
+        with suppress(Exception):
             await self._connection.close(timeout=5)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-            self._connection.terminate()
 
     async def _set_version(self, version: int) -> None:
         await self._connection.execute("UPDATE installation SET schema_version = $1", version)
