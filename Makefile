@@ -63,7 +63,7 @@ format: setup ## reformat Python and .proto files
 	$(BIN)/buf format --write protos
 
 bench: setup $(INSTALLED_BENCH) ## run the benchmarks; ARGS are passed to bench/run.py
-	$(BIN)/python bench/run.py $(ARGS)
+	PYTHONPATH=.:deploy $(BIN)/python bench/run.py $(ARGS)
 
 fuzz: setup $(INSTALLED_FUZZ) ## fuzz the dialects for a minute; FUZZ_SECONDS=600 sets the time
 	$(BIN)/python fuzz/run.py
