@@ -86,14 +86,15 @@ class PostgresServer:
         self.standbys: list[PostgresServer] = []
 
     @classmethod
-    def create(cls, version: int = NEWEST, **settings: str) -> Self:
+    def create(cls, version: int = NEWEST, *, parent: Path | None = None, **settings: str) -> Self:
         """Start a server with an empty database, and `settings` of postgresql.conf.
 
-        Skips the test if there is no PostgreSQL for this platform.
+        Its folder is made in `parent`; by default in memory, see `scratch_folder`. Skips the test if there is
+        no PostgreSQL for this platform.
         """
         if reason := missing():
             pytest.skip(reason)
-        server = cls(version, scratch_folder())
+        server = cls(version, scratch_folder(parent))
         try:
             shutil.copytree(template(version), server._data, symlinks=True)
             server._own_data()
@@ -187,7 +188,7 @@ class PostgresServer:
         if self._popen is None:
             return
         self.freeze()
-        for process in self._processes():
+        for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._ended()
@@ -197,12 +198,12 @@ class PostgresServer:
         # The first one first: it starts the others.
         with suppress(psutil.NoSuchProcess):
             psutil.Process(self.pid).suspend()
-            for process in self._processes():
+            for process in self.processes():
                 process.suspend()
 
     def thaw(self) -> None:
         """Let the processes go on after `freeze`."""
-        for process in self._processes():
+        for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 process.resume()
 
@@ -305,7 +306,7 @@ class PostgresServer:
         # The log has ended: `start` need not wait any longer.
         self._is_ready.set()
 
-    def _processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
         """All processes of the server, the first one first."""
         try:
             first = psutil.Process(self.pid)

@@ -52,12 +52,13 @@ def account() -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def scratch_folder() -> Path:
+def scratch_folder(parent: Path | None = None) -> Path:
     """Create a folder that belongs to the account; the caller removes it.
 
-    Its name contains this process's id. Folders of processes that were killed are removed.
+    By default, it is in memory if there is room. Its name contains this process's id. Folders of processes
+    that were killed are removed.
     """
-    parent = _scratch_parent()
+    parent = parent or _scratch_parent()
     for left in parent.glob(f"{FOLDER_PREFIX}*"):
         if not _exists(int(left.name.removeprefix(FOLDER_PREFIX).partition("-")[0])):
             remove_folder(left)
