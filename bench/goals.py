@@ -15,6 +15,7 @@ P99_RISES_TO = 1.2
 THROUGH_TO = 1.1
 FIRST_TOKEN_LATER_MS, STREAMED_SHARE = 5.0, 0.95
 ATTACKED_P99_RISES_TO, ATTACKED_P99_MS = 3.0, 250
+POSTGRES_PUBLISH, POSTGRES_CPU, POSTGRES_P50 = 0.7, 1.0, 1.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ def rows(results: dict[str, Figures]) -> list[Row]:
         "fairness": _fairness,
         "attacks": _attacks,
         "completions": _completions,
+        "postgres": _postgres,
     }
     return [row for name, maker in makers.items() if name in results for row in maker(results[name])]
 
@@ -264,6 +266,25 @@ def _completions(figures: Figures) -> Iterator[Row]:
     yield Row(title, "ms", p99["failing"], goal=goal, met=met, less_is_better=True)
     wrong = sum(sum(phase["wrong"].values()) for phase in bot["phases"].values())
     yield Row("errors of other conversations beside the bot", "", wrong, goal="0", met=wrong == 0)
+
+
+def _postgres(figures: Figures) -> Iterator[Row]:
+    """Compare PostgreSQL with SQLite, each with a router of its own."""
+    sqlite, postgres = figures["sqlite"], figures["postgres"]
+    labels = {"many": "BroadcastMany", "many_with_keys": "with idempotency keys", "unary": "unary"}
+    for phase, label in labels.items():
+        ratio = postgres[phase]["per_s"] / sqlite[phase]["per_s"]
+        goal, met = f"≥ {POSTGRES_PUBLISH:g}", ratio >= POSTGRES_PUBLISH
+        yield Row(f"durable publish in PostgreSQL, {label}, ratio to SQLite", "", ratio, goal=goal, met=met)
+    for phase, label in labels.items():
+        ratio = postgres[phase]["router_us"] / sqlite[phase]["router_us"]
+        goal, met = f"≤ {POSTGRES_CPU:g}", ratio <= POSTGRES_CPU
+        title = f"CPU of the router a message in PostgreSQL, {label}, ratio to SQLite"
+        yield Row(title, "", ratio, goal=goal, met=met, less_is_better=True)
+    ratio = postgres["clients_1"]["latency"]["p50_ms"] / sqlite["clients_1"]["latency"]["p50_ms"]
+    goal, met = f"≤ {POSTGRES_P50:g}", ratio <= POSTGRES_P50
+    title = "round trip p50 in PostgreSQL, 1 client, ratio to SQLite"
+    yield Row(title, "", ratio, goal=goal, met=met, less_is_better=True)
 
 
 def worse_p99_ms(phase: Figures) -> float:

@@ -128,6 +128,10 @@ def _decode(line: bytes) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {"printed": line.decode(errors="replace")}
 
 
+class Skipped(Exception):
+    """A scenario cannot run on this machine; the text says why."""
+
+
 class Testbed:
     """Processes and files of one measurement; `close` stops the processes in reverse start order."""
 
@@ -152,10 +156,11 @@ class Testbed:
         child.wait_for("ready", 20)
         return child
 
-    def router(self, tenants: str = "") -> tuple[Child, int]:
+    def router(self, tenants: str = "", database_url: str = "") -> tuple[Child, int]:
         """Start a router with an empty log on disk.
 
         `tenants` is the content of its tenants file; by default TENANT with unreachable limits.
+        `database_url` is a PostgreSQL database for its log.
         """
         file = self.folder("tenants") / "tenants.toml"
         file.write_text(tenants or tenant_toml(TENANT))
@@ -163,12 +168,13 @@ class Testbed:
             "TRUNKLINE_ROUTER_LISTEN": "127.0.0.1:0",
             "TRUNKLINE_DATA_DIR": str(self.folder("router")),
             "TRUNKLINE_TENANTS_FILE": str(file),
+            "TRUNKLINE_DATABASE_URL": database_url,
         }
         return self.server("router", "-m", "trunkline_router", "serve", env=env)
 
-    def bridge(self, tenants: str = "") -> tuple[int, int]:
+    def bridge(self, tenants: str = "", database_url: str = "") -> tuple[int, int]:
         """Start a router and an edge linked to it; return the ports of both."""
-        _, router_port = self.router(tenants)
+        _, router_port = self.router(tenants, database_url)
         env = {
             "TRUNKLINE_EDGE_LISTEN": "127.0.0.1:0",
             "TRUNKLINE_ROUTER": f"127.0.0.1:{router_port}",

@@ -60,6 +60,8 @@ def markdown(loaded: dict[str, Any], results: dict[str, Figures]) -> str:
         text += ["## Fairness", "", *_fairness(results["fairness"]), ""]
     if "attacks" in results:
         text += ["## Attacks", "", *_attacks(results["attacks"]), ""]
+    if "postgres" in results:
+        text += ["## PostgreSQL beside SQLite", "", *_postgres(results["postgres"]), ""]
     if found := caveats(results):
         text += ["## Caveats", "", *[f"- {caveat}" for caveat in found], ""]
     return "\n".join(text)
@@ -283,6 +285,39 @@ def _attacks(figures: Figures) -> list[str]:
         "p99, ratio to calm",
         "p99 of each repeat",
         "MB/s taken",
+        "CPU, % of a core",
+    ]
+    return [method, "", *_markdown_table(headings, lines)]
+
+
+def _postgres(figures: Figures) -> list[str]:
+    lines = [
+        [
+            phase.replace("_", " "),
+            {"sqlite": "SQLite", "postgres": "PostgreSQL"}[engine],
+            f"{found['per_s']:,.0f}",
+            *_latency(found["latency"]),
+            f"{found['router_us']:,.0f}",
+            f"{found['server_us']:,.0f}" if engine == "postgres" else "–",
+            _by_name(found["cpu_percent"]),
+        ]
+        for phase in figures["sqlite"]
+        for engine in ("sqlite", "postgres")
+        for found in (figures[engine][phase],)
+    ]
+    method = (
+        "Each engine has a router, an edge and an echo agent of its own, which idle while the other one is "
+        "measured. A message in `clients` is a round trip: two messages in two commits."
+    )
+    headings = [
+        "",
+        "log",
+        "1/s",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "router, µs",
+        "server, µs",
         "CPU, % of a core",
     ]
     return [method, "", *_markdown_table(headings, lines)]

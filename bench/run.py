@@ -14,7 +14,7 @@ from bench.chart import chart
 from bench.fairness_chart import fairness_chart
 from bench.goals import rows
 from bench.machine import machine
-from bench.processes import ROOT, ChildError
+from bench.processes import ROOT, ChildError, Skipped
 from bench.report import markdown, table
 from bench.scale import QUICK, Figures, Scale
 from bench.scenarios import (
@@ -24,6 +24,7 @@ from bench.scenarios import (
     fairness,
     fanout,
     idle,
+    postgres,
     publish,
     roundtrip,
     streams,
@@ -39,6 +40,7 @@ SCENARIOS: dict[str, Any] = {
     "fairness": fairness,
     "attacks": attacks,
     "completions": completions,
+    "postgres": postgres,
 }
 RESULTS, QUICK_RESULTS = Path("bench/results"), Path("build/bench")
 
@@ -80,6 +82,9 @@ def _measure(chosen: list[str], scale: Scale, folder: Path) -> dict[str, Excepti
             host = machine()
             try:
                 figures = SCENARIOS[name].run(scale, _Stepper(progress, task))
+            except Skipped as reason:
+                progress.update(task, now=f"skipped: {reason}")
+                continue
             except (ChildError, RuntimeError, OSError) as error:
                 failed[name] = error
                 progress.update(task, now="[red]failed")

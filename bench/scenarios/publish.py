@@ -7,6 +7,12 @@ from bench.resource_usage import measure_cpu
 from bench.scale import Figures, Scale, Step
 
 AT_A_TIME = 100
+PHASES: dict[str, tuple[str, Figures]] = {
+    "many": ("publish", {"rate": None, "persons": CONVERSATIONS}),
+    "many_with_keys": ("publish", {"rate": None, "persons": CONVERSATIONS, "keys": True}),
+    "unary": ("publish_unary", {"at_a_time": AT_A_TIME, "persons": CONVERSATIONS}),
+}
+"""Command of the publisher for each phase of the router, and its arguments."""
 
 
 def steps(scale: Scale) -> int:
@@ -20,20 +26,15 @@ def run(scale: Scale, step: Step) -> Figures:
 
 
 def _router(scale: Scale, step: Step) -> Figures:
-    phases: dict[str, tuple[str, Figures]] = {
-        "many": ("publish", {"rate": None, "persons": CONVERSATIONS}),
-        "many_with_keys": ("publish", {"rate": None, "persons": CONVERSATIONS, "keys": True}),
-        "unary": ("publish_unary", {"at_a_time": AT_A_TIME, "persons": CONVERSATIONS}),
-    }
     with testbed() as bed:
         _, port = bed.router()
         publisher = bed.generator("publisher", port)
         found: Figures = {}
-        for name, (do, arguments) in phases.items():
+        for name, (do, arguments) in PHASES.items():
             repeats = []
             for _ in range(scale.repeats):
                 step(f"Trunkline, {name.replace('_', ' ')}")
-                repeats.append(_measured(bed, publisher, do, {**arguments, "seconds": scale.publish_s}))
+                repeats.append(measured(bed, publisher, do, {**arguments, "seconds": scale.publish_s}))
             found[name] = medians(repeats)
         return {**found, "tracebacks": bed.tracebacks()}
 
@@ -46,7 +47,7 @@ def _fastapi(scale: Scale, step: Step) -> Figures:
         for _ in range(scale.repeats):
             step("FastAPI POST, one commit per row")
             arguments = {"at_a_time": AT_A_TIME, "seconds": scale.publish_s}
-            repeats.append(_measured(bed, posters, "post", arguments))
+            repeats.append(measured(bed, posters, "post", arguments))
         return medians(repeats)
 
 
@@ -62,7 +63,8 @@ def _sqlite(scale: Scale, step: Step) -> Figures:
     return medians(repeats)
 
 
-def _measured(bed: Testbed, generator: Child, do: str, arguments: Figures) -> Figures:
+def measured(bed: Testbed, generator: Child, do: str, arguments: Figures) -> Figures:
+    """Run a command of a generator until it ends."""
     with measure_cpu(bed.children) as cpu:
         done = generator.call(do, "accepted", 120, **arguments)
     return {

@@ -46,18 +46,19 @@ def _clients(system: System, bed: Testbed, talkers: Child, clients: int, scale: 
     repeats = []
     for _ in range(scale.repeats):
         step(f"{system.label}, {clients} clients, closed loop")
-        repeats.append(_measured(bed, talkers, "closed_loop", seconds=scale.phase_s))
+        repeats.append(measured(bed, talkers, "closed_loop", seconds=scale.phase_s))
     sums = {name: totals([repeat[name] for repeat in repeats]) for name in ("wrong", "faults")}
     closed = {**medians(repeats), **sums}
     found: Figures = {"closed": closed}
     for share in OPEN_LOOP_SHARES:
         rate = closed["per_s"] * share
         step(f"{system.label}, {clients} clients, {rate:,.0f}/s")
-        found[f"open_{share:.0%}"] = _measured(bed, talkers, "open_loop", rate=rate, seconds=scale.phase_s)
+        found[f"open_{share:.0%}"] = measured(bed, talkers, "open_loop", rate=rate, seconds=scale.phase_s)
     return found
 
 
-def _measured(bed: Testbed, talkers: Child, do: str, **arguments: float) -> Figures:
+def measured(bed: Testbed, talkers: Child, do: str, **arguments: float) -> Figures:
+    """Run a loop of the talkers until it ends."""
     with measure_cpu(bed.children) as cpu:
         done = talkers.call(do, "answered", 60, **arguments)
     return {

@@ -108,3 +108,21 @@ def test_the_chart_is_well_formed_and_contains_every_series() -> None:
     texts = [element.text for element in ElementTree.fromstring(picture).iter() if element.text]
     for label in ("Trunkline, JSON", "Trunkline, protobuf", "FastAPI manager", "bare websockets"):
         assert label in texts
+
+
+def engine(**changed: float) -> dict[str, object]:
+    given = {"per_s": 1000.0, "router_us": 10.0, "p50_ms": 1.0} | changed
+    phase = {**given, "latency": {"p50_ms": given["p50_ms"]}}
+    return dict.fromkeys(("many", "many_with_keys", "unary", "clients_1"), phase)
+
+
+@pytest.mark.parametrize(
+    ("changed", "missed"),
+    [({}, 0), ({"per_s": 699.0}, 3), ({"router_us": 10.1}, 3), ({"p50_ms": 1.61}, 1)],
+)
+def test_postgres_is_compared_with_sqlite(changed: dict[str, float], missed: int) -> None:
+    """Figures on the goals meet them."""
+    on_the_goals = {"per_s": 700.0, "router_us": 10.0, "p50_ms": 1.6}
+    found = rows({"postgres": {"sqlite": engine(), "postgres": engine(**{**on_the_goals, **changed})}})
+    assert len(found) == 7
+    assert sum(row.met is False for row in found) == missed
