@@ -71,16 +71,23 @@ async def open_copied(dsn: str, *, is_target: bool) -> CopiedDatabase:
         connection = await asyncpg.connect(dsn)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, OSError) as error:
         raise CopyFailed(str(error)) from error
-    if not await connection.fetchval("SELECT to_regclass('installation')"):
-        await connection.execute(_SCHEMA.read_text())
-        await connection.execute(
-            "INSERT INTO installation (id, installation_id, schema_version) VALUES (1, $1, 1)"
-            " ON CONFLICT DO NOTHING",
-            secrets.token_hex(8),
+    try:
+        if not await connection.fetchval("SELECT to_regclass('installation')"):
+            await connection.execute(_SCHEMA.read_text())
+            await connection.execute(
+                "INSERT INTO installation (id, installation_id, schema_version) VALUES (1, $1, 1)"
+                " ON CONFLICT DO NOTHING",
+                secrets.token_hex(8),
+            )
+        version = await connection.fetchval("SELECT schema_version FROM installation")
+        if version >= COPYING and not is_target:
+            raise CopyFailed("postgresql holds an unfinished copy")
+        incarnation = await connection.fetchval(
+            "INSERT INTO routers (boot_id, address) VALUES ('', '') RETURNING incarnation"
         )
-    incarnation = await connection.fetchval(
-        "INSERT INTO routers (boot_id, address) VALUES ('', '') RETURNING incarnation"
-    )
+    except BaseException:
+        connection.terminate()
+        raise
     return CopiedDatabase("postgresql", connection, incarnation, _SCHEMA_VERSION)
 
 
@@ -209,8 +216,10 @@ class CopiedDatabase:
 
     async def aclose(self) -> None:
         """See CopiedLog."""
-        with suppress(Exception):
+        try:
             await self._connection.close(timeout=5)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            self._connection.terminate()
 
     async def _set_version(self, version: int) -> None:
         await self._connection.execute("UPDATE installation SET schema_version = $1", version)
