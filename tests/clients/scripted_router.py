@@ -15,6 +15,9 @@ from google.protobuf.any_pb2 import Any as AnyProto
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+from grpc_health.v1._async import HealthServicer
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from trunkline.v1.agent_service_pb2 import (
     AttachResponse,
     AttachWelcome,
@@ -152,6 +155,12 @@ class ScriptedRouter(
         self.answers: dict[str, Callable[[Any], Any]] = {}
         #: Requests of unary calls, in order.
         self.requests: list[Any] = []
+        self.health = HealthServicer()
+
+    async def report(self, serves: bool) -> None:
+        """Reports by the health service whether the router owns the log."""
+        status = HealthCheckResponse.SERVING if serves else HealthCheckResponse.NOT_SERVING
+        await self.health.set("trunkline.v1.AgentService", status)
 
     async def stream(self) -> StreamSide:
         """Waits for the next stream."""
@@ -243,6 +252,7 @@ async def scripted_router(listen: str = "127.0.0.1:0") -> AsyncIterator[Scripted
     """A listening router."""
     server = grpc.aio.server()
     router = ScriptedRouter()  # type: ignore[abstract]  # its RPCs are set above
+    add_HealthServicer_to_server(router.health, server)
     add_AgentServiceServicer_to_server(router, server)
     add_BroadcastServiceServicer_to_server(router, server)
     add_HistoryServiceServicer_to_server(router, server)

@@ -18,15 +18,27 @@ class BidiStream(Generic[Q, R]):
 
     Iteration ends with the stream, and raises its AioRpcError unless it ended OK. Any other exception of the
     writer cancels the stream, and `close` raises it. `close` must be called; it leaves nothing running.
+
+    Iteration also ends when `moved` returns, because another router owns the log; `was_left` is true then.
     """
 
     def __init__(
         self,
         call: grpc.aio.StreamStreamCall[Q, R],
         writer: Callable[[Callable[[Q], Awaitable[None]]], Awaitable[None]],
+        moved: Callable[[], Awaitable[None]],
     ) -> None:
         self._call = call
-        self._writing = asyncio.create_task(self._write(writer))
+        self.was_left = False
+        self._tasks = (
+            asyncio.create_task(self._write(writer)),
+            asyncio.create_task(self._leave_when(moved)),
+        )
+
+    async def _leave_when(self, moved: Callable[[], Awaitable[None]]) -> None:
+        await moved()
+        self.was_left = True
+        self._call.cancel()
 
     async def _write(self, writer: Callable[[Callable[[Q], Awaitable[None]]], Awaitable[None]]) -> None:
         try:
@@ -46,8 +58,10 @@ class BidiStream(Generic[Q, R]):
         try:
             received: Any = await self._call.read()
         except asyncio.CancelledError:
-            if self._writing.done() and not self._writing.cancelled():
-                self._writing.result()  # the stream was cancelled because the writer failed
+            task = asyncio.current_task()
+            if self.was_left and task is not None and not task.cancelling():
+                raise StopAsyncIteration from None
+            self._raise_failures()  # the stream was cancelled because the writer failed
             raise
         if received is grpc.aio.EOF:
             await self._raise_for_status()
@@ -64,10 +78,15 @@ class BidiStream(Generic[Q, R]):
                 await self._call.details(),
             )
 
+    def _raise_failures(self) -> None:
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                task.result()
+
     async def close(self) -> None:
         """Cancels the stream and its writer. Idempotent."""
         self._call.cancel()
-        self._writing.cancel()
-        await asyncio.wait({self._writing})
-        if not self._writing.cancelled():
-            self._writing.result()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        self._raise_failures()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -33,6 +34,7 @@ from trunkline_client.publish_queue import MAX_BATCH_BYTES, PublishQueue
 from trunkline_client.router_choice import StreamRetries, is_refusal_of_standby
 from trunkline_client.router_connection import RouterConnection
 from trunkline_client.rpc_errors import error_from_message, error_from_rpc
+from trunkline_client.takeover_watch import MOVED
 
 _LOST = "The stream broke before the router answered; without an idempotency key nothing is sent again"
 
@@ -190,7 +192,8 @@ class Publisher:
             call = self._connection.broadcast.BroadcastMany()
         except grpc.aio.UsageError:
             return Unreachable(router, "the backend was closed")
-        stream = BidiStream(call, self._write)
+        moved = partial(self._connection.takeovers(self._clock).wait_until_moved, router)
+        stream = BidiStream(call, self._write, moved)
         try:
             async for response in stream:
                 retries.succeeded()
@@ -200,7 +203,7 @@ class Publisher:
             return error_from_rpc(error, router, may_have_effect=False)
         finally:
             await stream.close()
-        return Unreachable(router, "the router ended the stream")
+        return Unreachable(router, MOVED if stream.was_left else "the router ended the stream")
 
     async def _write(self, write: Callable[[BroadcastManyRequest], Awaitable[None]]) -> None:
         """Writes batches; each takes what was queued while the last one was written."""

@@ -16,10 +16,12 @@ from trunkline.v1.history_service_pb2_grpc import HistoryServiceStub
 from trunkline.v1.presence_service_pb2_grpc import PresenceServiceStub
 
 from trunkline_client.channel import describe_proxy, open_channel
+from trunkline_client.clock import Clock
 from trunkline_client.errors import OutcomeUnknown, Refused, TransportError, Unreachable
 from trunkline_client.following_channel import FollowingChannel
 from trunkline_client.router_choice import RouterChoice, is_refusal_of_standby
 from trunkline_client.rpc_errors import error_from_rpc
+from trunkline_client.takeover_watch import TakeoverWatch
 
 T = TypeVar("T")
 
@@ -64,6 +66,10 @@ class RouterConnection:
         """Closes the channels; calls under way fail. Idempotent."""
         self.is_closed = True
         await self._channels.close()
+
+    def takeovers(self, clock: Clock) -> TakeoverWatch:
+        """Watches for another router that takes over, while a stream is open."""
+        return TakeoverWatch(self.routers, self._channels, clock)
 
     async def read(self, method: Callable[..., Awaitable[T]], request: Any) -> T:
         """Makes a call that changes nothing. Raises Refused or Unreachable."""

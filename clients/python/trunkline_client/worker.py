@@ -37,6 +37,7 @@ from trunkline_client.interruptible_block import OnCancel
 from trunkline_client.router_choice import RouterChoice, StreamRetries, is_refusal_of_standby
 from trunkline_client.rpc_errors import error_from_rpc
 from trunkline_client.streamed_reply import StreamedReply
+from trunkline_client.takeover_watch import MOVED, TakeoverWatch
 from trunkline_client.worker_stream import WorkerStream
 
 H = TypeVar("H", bound=Handler)
@@ -254,7 +255,8 @@ class Worker:
         self._drained = asyncio.Event()
         channel = FollowingChannel(self._routers, open_channel)
         stub = AgentServiceStub(cast("grpc.aio.Channel", channel))
-        serving = asyncio.create_task(self._serve(stub), name=f"serve {self!r}")
+        watch = TakeoverWatch(self._routers, channel, self._clock)
+        serving = asyncio.create_task(self._serve(stub, watch), name=f"serve {self!r}")
         draining = asyncio.create_task(self._drained.wait())
         try:
             await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
@@ -298,10 +300,10 @@ class Worker:
         if not self._table.is_open:
             raise RuntimeError("The worker is not running: `await worker.run()` in a task first")
 
-    async def _serve(self, stub: AgentServiceStub) -> None:
+    async def _serve(self, stub: AgentServiceStub, watch: TakeoverWatch) -> None:
         while True:
             router = self._routers.current
-            error = await self._attach(stub, router)
+            error = await self._attach(stub, watch, router)
             if self._table.draining:
                 return
             wait_s = self._retries.wait_s(router, error)
@@ -313,10 +315,14 @@ class Worker:
                 log.warning("not attached to %s, trying again: %s%s", router, error, proxy)
             await self._clock.sleep(wait_s)
 
-    async def _attach(self, stub: AgentServiceStub, router: str) -> Refused | TransportError:
+    async def _attach(
+        self, stub: AgentServiceStub, watch: TakeoverWatch, router: str
+    ) -> Refused | TransportError:
         """Serves one stream to the current router until it breaks; returns the reason."""
         output = WorkerStream(self._hello, self._clock)
-        stream: BidiStream[AttachRequest, AttachResponse] = BidiStream(stub.Attach(), output.write)
+        stream: BidiStream[AttachRequest, AttachResponse] = BidiStream(
+            stub.Attach(), output.write, partial(watch.wait_until_moved, router)
+        )
         try:
             async for response in stream:
                 if response.HasField("welcome"):
@@ -332,7 +338,7 @@ class Worker:
                 await stream.close()
             finally:
                 await output.close()
-        return Unreachable(router, "the router ended the stream")
+        return Unreachable(router, MOVED if stream.was_left else "the router ended the stream")
 
     def _on_welcome(self, welcome: AttachWelcome, router: str) -> None:
         self._attached = True
