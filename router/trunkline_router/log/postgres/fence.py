@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import asyncpg
@@ -41,13 +42,13 @@ class FencedWriter:
                 INSERT INTO commits (incarnation, batch, result) SELECT $1, $2, {result} FROM fence
                 RETURNING result
             )
-            SELECT count(*), min(result::text)::jsonb FROM committed
+            SELECT count(*), min(result::text) FROM committed
         """
         row = await self._connection.fetchrow(text, self._incarnation, self._batch, *args)
         assert row is not None
         if not row[0]:
             raise Fenced("another router owns the log")
-        return row[1]
+        return None if row[1] is None else json.loads(row[1])
 
     async def close(self) -> None:
         """Close the connection."""

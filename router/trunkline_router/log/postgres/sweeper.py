@@ -39,7 +39,7 @@ _FIND = f"""
         pg_relation_size('idempotency') / current_setting('block_size')::bigint AS pages,
         EXISTS (SELECT FROM cancelled_messages WHERE cancelled_ms < $2)
         OR EXISTS (SELECT FROM idempotency WHERE {_IN_PAGES.format("$3", "$4")} AND created_ms < $2)
-        OR (SELECT count(*) FROM (SELECT FROM commits LIMIT $5) AS some) = $5
+        OR (SELECT count(*) FROM (SELECT FROM commits LIMIT $5) AS counted) = $5
         OR EXISTS ({_OLD_ROUTERS}) AS is_due
 """
 #: Tables that hold rows of erased logs until they are swept, with the rest of the key of each.
