@@ -253,11 +253,15 @@ async def test_a_router_that_lost_the_log_ends_streams_and_calls_and_is_a_standb
     await many.write(many_of(1))
     await many.read()
 
+    appending = asyncio.Event()
+
     async def append_never(_: object) -> None:
+        appending.set()
         await asyncio.Event().wait()
 
     monkeypatch.setattr(log, "append", append_never)
     publishing = asyncio.create_task(owner.publish("cake"))
+    await appending.wait()
     owner.database.revoke()
     assert (await ended(many))[0] == "ROUTER_STANDBY"
     assert await publishing == "ROUTER_STANDBY"
