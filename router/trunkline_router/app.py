@@ -119,7 +119,7 @@ class Router:
             return
         self._switch.services = self._term = None
         await self._health.follow(lambda: False)
-        await term.leave(catalogue.ROUTER_STANDBY.refused())
+        await term.leave()
         await term.close(flush=False)
         over.result()
 

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 import structlog
-from trunkline.v1.catalogue import Refused
+from trunkline.v1 import catalogue
 from trunkline.v1.tenant_limits import default_limits
 from trunkline_runtime.process import StartError
 
@@ -90,10 +90,10 @@ class Term:
         finally:
             lost.cancel()
 
-    async def leave(self, reason: Refused) -> None:
+    async def leave(self) -> None:
         """End all streams and calls, so that their callers go to the router that owns the log."""
-        self.runtime.end_streams(reason)
-        await self.services.interceptor.end_calls(reason, LEAVE_S)
+        self.runtime.end_streams(catalogue.ROUTER_UNAVAILABLE.refused())
+        await self.services.interceptor.end_calls(LEAVE_S)
 
     async def close(self, *, flush: bool) -> None:
         """Close the log, once nobody calls any more, and let another router own it.

@@ -34,7 +34,7 @@ from trunkline_router.rpc.call_queueing import wait_in_queue
 from trunkline_router.rpc.caller_resolver import CallerResolver, EdgeVerifier, remote_ip
 from trunkline_router.rpc.method_rules import MethodRule, rule_at
 from trunkline_router.rpc.reflection import SERVICES as REFLECTION
-from trunkline_router.rpc.status import abort, refuse
+from trunkline_router.rpc.status import refuse
 from trunkline_router.rpc.tenant_lock import PerTenantLock
 from trunkline_router.runtime import RouterRuntime
 
@@ -70,8 +70,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         self._runtime = runtime
         #: Calls in progress, each by its task.
         self._calls: set[asyncio.Task[Any]] = set()
-        #: Why calls are ended.
-        self._ended: Refused | None = None
+        self._has_ended = False
         self.tenants = runtime.core.directory.tenants
         self.keys = runtime.core.api_keys
         self.callers = CallerResolver(self.keys, operator_key, edge_verifier)
@@ -135,9 +134,10 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             except Refused as reason:
                 await refuse(context, reason, admission.call)
             except asyncio.CancelledError:
-                if self._ended is None:
+                if not self._has_ended:
                     raise
-                await abort(context, self._ended)
+                # Without details: nobody knows whether it was carried out.
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the router ended the call unanswered")
             finally:
                 self._calls.discard(task)
 
@@ -146,11 +146,11 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         checked: _Handler = make(serve_checked, None, handler.response_serializer)
         return checked
 
-    async def end_calls(self, reason: Refused, grace_s: float) -> None:
-        """Wait for the calls in progress, at most `grace_s`; end the others with a refusal."""
+    async def end_calls(self, grace_s: float) -> None:
+        """Wait for the calls in progress, at most `grace_s`; end the others, whose outcome is unknown."""
         if self._calls:
             await asyncio.wait(self._calls, timeout=grace_s)
-        self._ended = reason
+        self._has_ended = True
         for task in self._calls:
             task.cancel()
         if self._calls:
