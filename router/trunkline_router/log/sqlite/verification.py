@@ -9,56 +9,18 @@ from threading import Event, Timer
 from typing import NamedTuple
 
 from trunkline_router.log.encryption import is_sealed
+from trunkline_router.log.log_checks import MAX_PROBLEMS, counts, log_checks
 from trunkline_router.log.stored_entries import is_intact, is_readable
 
 #: Raised by statements on a damaged file. Python decodes SQLite's messages, which may quote damaged bytes.
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
-#: Problems that one check reports at most.
-MAX_PROBLEMS = 20
 #: Steps of SQLite's virtual machine between two calls of a progress handler: a few milliseconds.
 HANDLER_STEPS = 100_000
 
-_COUNTS = """
-    SELECT t.topic_id, t.tenant, t.pruned,
-        coalesce(m.entries, 0) + coalesce(e.entries, 0) AS entries,
-        min(coalesce(m.first, e.first), coalesce(e.first, m.first)) AS first,
-        max(coalesce(m.last, e.last), coalesce(e.last, m.last)) AS last
-    FROM topics AS t
-    LEFT JOIN (
-        SELECT topic_id, count(*) AS entries, min(seq) AS first, max(seq) AS last
-        FROM messages GROUP BY topic_id
-    ) AS m USING (topic_id)
-    LEFT JOIN (
-        SELECT topic_id, count(*) AS entries, min(seq) AS first, max(seq) AS last
-        FROM events GROUP BY topic_id
-    ) AS e USING (topic_id)
-"""
-_GAPS = f"""
-    SELECT topic_id, tenant, entries, last, pruned FROM ({_COUNTS})
-    WHERE entries > 0 AND (entries <> last - pruned OR first <> pruned + 1) LIMIT {MAX_PROBLEMS}
-"""
-_NUMBERED_TWICE = f"SELECT topic_id, seq FROM messages JOIN events USING (topic_id, seq) LIMIT {MAX_PROBLEMS}"
-#: Rows that must belong to a stored message, unless their log was erased and is being swept.
-_WITHOUT_MESSAGE = """
-    SELECT topic_id, seq FROM {table} AS row
-    WHERE NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.topic_id = row.topic_id AND m.seq = row.seq)
-    AND topic_id NOT IN (SELECT topic_id FROM erased) LIMIT {limit}
-"""
-_WITHOUT_LOG = """
-    SELECT DISTINCT topic_id FROM {table} WHERE topic_id NOT IN (SELECT topic_id FROM topics)
-    AND topic_id NOT IN (SELECT topic_id FROM erased) LIMIT {limit}
-"""
-_ABOVE_SEQUENCE = """
-    SELECT max({column}) FROM {table}
-    WHERE {column} > coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{sequence}'), 0)
-"""
+_COUNTS = counts(least="min", greatest="max")
+_CHECKS = log_checks(_COUNTS, "SELECT seq FROM sqlite_sequence WHERE name = '{name}'")
 _ENTRIES = "SELECT topic_id, seq, body, crc FROM {} WHERE topic_id IN (SELECT topic_id FROM topics)"
-_SEQUENCES = (
-    ("topics", "topic_id", "topics"),
-    ("deliveries", "delivery_id", "deliveries"),
-    ("dead_letters", "delivery_id", "deliveries"),
-)
 
 
 class LogTotals(NamedTuple):
@@ -93,24 +55,9 @@ def log_problems(db: sqlite3.Connection) -> list[str]:
 
 
 def _log_problems(db: sqlite3.Connection) -> Iterator[str]:
-    for topic_id, tenant, entries, last, pruned in db.execute(_GAPS):
-        yield (
-            f"log {topic_id} of tenant {tenant} has {entries} entries instead of {last - pruned}:"
-            f" those from {pruned + 1} to {last}"
-        )
-    for topic_id, seq in db.execute(_NUMBERED_TWICE):
-        yield f"log {topic_id} has two entries with seq {seq}"
-    for table in ("deliveries", "dead_letters", "open_messages"):
-        for topic_id, seq in db.execute(_WITHOUT_MESSAGE.format(table=table, limit=MAX_PROBLEMS)):
-            yield f"{table} refers to a message that is missing: log {topic_id}, seq {seq}"
-    for table in ("messages", "events"):
-        for (topic_id,) in db.execute(_WITHOUT_LOG.format(table=table, limit=MAX_PROBLEMS)):
-            yield f"{table} holds entries of log {topic_id}, which does not exist"
-    for table, column, sequence in _SEQUENCES:
-        query = _ABOVE_SEQUENCE.format(table=table, column=column, sequence=sequence)
-        highest = db.execute(query).fetchone()[0]
-        if highest is not None:
-            yield f"{table} holds id {highest}, which the counter of ids has not reached"
+    for query, sentence in _CHECKS:
+        for row in db.execute(query):
+            yield sentence.format(*row)
 
 
 def entry_problems(db: sqlite3.Connection) -> list[str]:
