@@ -84,21 +84,29 @@ def check(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]", help="A backup; by default the data folder's log.", show_default=False
+            metavar="[FILE]",
+            help="A backup; by default the log in use: TRUNKLINE_DATABASE_URL, or the data folder.",
+            show_default=False,
         ),
     ] = None,
     data_dir: DataDir = Path("data"),
     as_json: Json = False,
 ) -> None:
-    """Verify the whole log, or a backup: pages, indexes and the log's own rules. Exits with 1 if damaged."""
+    """Verify the whole log, or a backup. Exits with 1 if damaged.
+
+    Checks the log's own rules and the checksum of each entry; of a file also its pages and indexes, for which
+    PostgreSQL has pg_amcheck.
+    """
+    import asyncio
     import json
 
     from trunkline_router.cli.operator_client import make_console
     from trunkline_router.log import engines
 
+    is_database = file is None and engines.uses_database()
     path = data_dir if file is None else file
-    with failures(), make_console(stderr=True).status(f"checking {path} …"):
-        problems = engines.check(path)
+    with failures(), make_console(stderr=True).status(f"checking {'PostgreSQL' if is_database else path} …"):
+        problems = asyncio.run(engines.check_database()) if is_database else engines.check(path)
     if as_json:
         print(json.dumps({"problems": problems}, indent=2))  # noqa: T201
     else:
@@ -116,7 +124,10 @@ def _progress_bar(description: str) -> Iterator[Callable[[float], None]]:
     from trunkline_router.cli.operator_client import make_console
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=make_console(stderr=True), transient=True) as bar:
+    console = make_console(stderr=True)
+    # On anything else it would write an empty line.
+    disable = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=disable) as bar:
         task = bar.add_task(description, total=1)
         yield lambda share: bar.update(task, completed=share)
 

@@ -91,6 +91,9 @@ def _progress_bar() -> Iterator[Progress]:
     from trunkline_router.cli.operator_client import make_console
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=make_console(stderr=True), transient=True) as bar:
+    console = make_console(stderr=True)
+    # On anything else it would write an empty line.
+    disable = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=disable) as bar:
         task = bar.add_task("copying and verifying", total=None)
         yield lambda done, expected: bar.update(task, completed=done, total=expected)

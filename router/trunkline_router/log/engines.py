@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import aclosing
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from trunkline_runtime.process import StartError
@@ -77,15 +79,10 @@ async def _open_copied(place: str, data_dir: Path, *, is_target: bool) -> Copied
         if not place:
             raise CopyFailed(f"{DATABASE_URL} is not set")
     if place.startswith(("postgresql://", "postgres://")):
-        try:
-            from trunkline_router.log.postgres.copied_database import open_copied
-        except ModuleNotFoundError as error:
-            if error.name != "asyncpg":
-                raise
-            raise CopyFailed('PostgreSQL needs a package: pip install "trunkline[postgres]"') from None
-        return await open_copied(place, is_target=is_target)
-    if "://" in place:
-        raise CopyFailed(f"{place.partition(':')[0]}:// is not postgresql://")
+        copied: CopiedLog = await _postgres().open_copied(place, is_target=is_target)
+        return copied
+    if re.match(r"\w{2,}:", place):
+        raise CopyFailed(f"{place} is not postgresql://user@host/database, and no path")
     path = data_dir if place == "sqlite" else Path(place)
     if path.is_dir() or (is_target and not path.exists() and path.suffix != ".db"):
         path /= SQLITE_FILE
@@ -94,6 +91,7 @@ async def _open_copied(place: str, data_dir: Path, *, is_target: bool) -> Copied
 
 def back_up(data_dir: Path, target: Path, *, force: bool, progress: backup.Progress) -> BackupManifest:
     """Back up the log of a data folder, whether a router runs or not. Raises BackupFailed."""
+    _refuse_database("back it up with PostgreSQL's own tools, such as pg_basebackup or pg_dump")
     return backup.back_up(data_dir / SQLITE_FILE, target, force=force, progress=progress)
 
 
@@ -102,12 +100,44 @@ def check(path: Path) -> list[str]:
     return backup.check_file(path / SQLITE_FILE if path.is_dir() else path)
 
 
+async def check_database() -> list[str]:
+    """Verify the log in the database of TRUNKLINE_DATABASE_URL. Returns its problems. Raises BackupFailed."""
+    try:
+        problems: list[str] = await _postgres().check_log(os.environ[DATABASE_URL])
+    except CopyFailed as error:
+        raise BackupFailed(str(error)) from None
+    return problems
+
+
+def uses_database() -> bool:
+    """Return whether the log is in PostgreSQL, for commands, which know the environment only."""
+    return bool(os.environ.get(DATABASE_URL))
+
+
 def restore(
     data_dir: Path, file: Path, audit: Path | None, *, progress: backup.Progress
 ) -> restoration.RestoreReport:
     """Replace the log of a data folder by a backup; no router may run. Raises BackupFailed."""
+    _refuse_database("restore it with PostgreSQL's own tools, then run `trunkline-router restored`")
     try:
         data_keys = data_keys_of_environment()
     except DataKeyError as error:
         raise BackupFailed(str(error)) from None
     return restoration.restore(data_dir / SQLITE_FILE, file, audit, progress=progress, data_keys=data_keys)
+
+
+def _refuse_database(advice: str) -> None:
+    """Raise BackupFailed if the log is in PostgreSQL: a data folder then holds another log, or none."""
+    if uses_database():
+        raise BackupFailed(f"{DATABASE_URL} is set, so the log is in PostgreSQL: {advice}")
+
+
+def _postgres() -> ModuleType:
+    """Import what copies and checks logs in PostgreSQL. Raises CopyFailed."""
+    try:
+        from trunkline_router.log.postgres import copied_database
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
+        raise CopyFailed('PostgreSQL needs a package: pip install "trunkline[postgres]"') from None
+    return copied_database

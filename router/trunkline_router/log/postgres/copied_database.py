@@ -37,6 +37,7 @@ from trunkline_router.log.migration.copy_statements import (
     without_ordinals,
 )
 from trunkline_router.log.postgres.stored_text import from_column, to_column
+from trunkline_router.log.postgres.verification import check_database
 
 _STATEMENTS = CopyStatements("user_name", "JOIN", "")
 _PARAMETER = re.compile(r":(tenant|audit_id|log_key|k\d)\b")
@@ -67,10 +68,7 @@ _SCHEMA_VERSION = 1
 
 async def open_copied(dsn: str, *, is_target: bool) -> CopiedDatabase:
     """Own a database for a copy. Raises CopyFailed."""
-    try:
-        connection = await asyncpg.connect(dsn)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, OSError) as error:
-        raise CopyFailed(str(error)) from error
+    connection = await _connect(dsn)
     try:
         if not await connection.fetchval("SELECT to_regclass('installation')"):
             await connection.execute(_SCHEMA.read_text())
@@ -85,10 +83,34 @@ async def open_copied(dsn: str, *, is_target: bool) -> CopiedDatabase:
         incarnation = await connection.fetchval(
             "INSERT INTO routers (boot_id, address) VALUES ('', '') RETURNING incarnation"
         )
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        connection.terminate()
+        raise CopyFailed(str(error)) from error
     except BaseException:
         connection.terminate()
         raise
     return CopiedDatabase("postgresql", connection, incarnation, _SCHEMA_VERSION)
+
+
+async def check_log(dsn: str) -> list[str]:
+    """Verify the log in a database, whether a router runs or not. Returns its problems.
+
+    Raises CopyFailed, and BackupFailed if there is no log.
+    """
+    connection = await _connect(dsn)
+    try:
+        return await check_database(connection, _SCHEMA_VERSION)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise CopyFailed(str(error)) from error
+    finally:
+        connection.terminate()
+
+
+async def _connect(dsn: str) -> asyncpg.Connection[Any]:
+    try:
+        return await asyncpg.connect(dsn)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, OSError) as error:
+        raise CopyFailed(str(error)) from error
 
 
 class CopiedDatabase:

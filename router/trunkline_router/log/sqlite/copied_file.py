@@ -98,7 +98,8 @@ class CopiedFile:
     def open_target(cls, path: Path) -> CopiedFile:
         """Open a log that no router uses; the file is created if missing. Raises CopyFailed."""
         with _failures(path):
-            create_private_folder(path.parent)
+            if not path.parent.exists():
+                create_private_folder(path.parent)
             lock = FileLock(path)
             try:
                 db = connect_writer(path, may_be_copying=True)
