@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -18,7 +17,7 @@ from tests.e2e.postgres.router_faults import (
     owner_of,
     stall_database,
 )
-from tests.e2e.postgres.standby_fleet import StandbyFleet, standby_fleet
+from tests.e2e.postgres.standby_fleet import StandbyFleet
 from tests.support.fault_proxy import FaultProxy
 from tests.support.postgres import PostgresServer, unfinished
 from tests.support.processes import linux
@@ -27,28 +26,6 @@ pytestmark = [linux, pytest.mark.long, unfinished]
 
 #: `make stress` has more rounds.
 ROUNDS = 2
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer.create() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def database(server: PostgresServer) -> Iterator[FaultProxy]:
-    """The routers' way to the server."""
-    with FaultProxy(server.address) as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="module")
-def fleet(
-    tmp_path_factory: pytest.TempPathFactory, server: PostgresServer, database: FaultProxy
-) -> Iterator[StandbyFleet]:
-    dsn = server.create_schema("installation").replace(server.address, database.address)
-    with standby_fleet(tmp_path_factory.mktemp("standby"), dsn, edges=2) as started:
-        yield started
 
 
 async def test_a_router_that_wakes_after_its_lease_neither_answers_nor_writes(fleet: StandbyFleet) -> None:
