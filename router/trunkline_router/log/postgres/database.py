@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import asyncpg
-
 from trunkline_router.log.data_keys import DataKeys
 from trunkline_router.log.encryption import Encryption
 from trunkline_router.log.ownership import OwnedLog
-from trunkline_router.log.postgres.connections import Connections
+from trunkline_router.log.postgres.connector import WRITER_SETTINGS, Connector, close_connection
+from trunkline_router.log.postgres.dsn import Dsn
 from trunkline_router.log.postgres.engine import PostgresLog
 from trunkline_router.log.postgres.fence import FencedWriter
 from trunkline_router.log.postgres.id_blocks import IdBlocks
 from trunkline_router.log.postgres.key_store import KeyStore
 from trunkline_router.log.postgres.lease import PostgresLease
+from trunkline_router.log.postgres.read_pool import Connections
 from trunkline_router.log.postgres.reader import Reader
 from trunkline_router.log.stored_values import StoredValues
 
@@ -43,8 +43,8 @@ class PostgresDatabase:
         keep_keys_ms: int = 26 * _HOUR_MS,
         cached_heads: int = 100_000,
     ) -> None:
-        """Connects to nothing yet. `address` is where this router listens, for people."""
-        self._dsn = dsn
+        """Connects to nothing yet. Raises StartError. `address` is where this router listens, for people."""
+        self._dsn = Dsn.parse(dsn)
         self._data_keys = data_keys
         self._clock = clock
         self._lease_s = lease_s
@@ -55,29 +55,33 @@ class PostgresDatabase:
 
     def describe(self) -> str:
         """See LogDatabase."""
-        return "postgresql"
+        return self._dsn.describe()
 
     async def acquire(self, must_wait: Callable[[], None]) -> OwnedLog:
         """See LogDatabase."""
-        connection = await asyncpg.connect(self._dsn)
-        if not await connection.fetchval("SELECT to_regclass('installation')"):
-            await connection.execute(_SCHEMA.read_text())
-        incarnation = await connection.fetchval(
-            "INSERT INTO routers (boot_id, address) VALUES ($1, $2) RETURNING incarnation",
-            self._boot_id,
-            self._address,
-        )
-        writer = FencedWriter(connection, incarnation)
+        first = await Connector(self._dsn).reconnect()
+        try:
+            if not await first.fetchval("SELECT to_regclass('installation')"):
+                await first.execute(_SCHEMA.read_text())
+            incarnation = await first.fetchval(
+                "INSERT INTO routers (boot_id, address) VALUES ($1, $2) RETURNING incarnation",
+                self._boot_id,
+                self._address,
+            )
+        finally:
+            await close_connection(first)
+        name = f"trunkline {incarnation}"
+        connector = Connector(self._dsn, name, WRITER_SETTINGS)
+        writer = FencedWriter(await connector.connect(), connector, incarnation)
         encryption = Encryption(self._data_keys)
         key_store = KeyStore(encryption, writer, self._clock)
         await key_store.open()
         ids = IdBlocks()
         await ids.open(writer)
-        pool = await asyncpg.create_pool(self._dsn, min_size=1, max_size=4)
-        reader = Reader(Connections(pool), StoredValues(encryption), encryption)
+        connections = Connections(Connector(self._dsn, name))
         log = PostgresLog(
             writer,
-            reader,
+            Reader(connections, StoredValues(encryption), encryption),
             key_store,
             encryption,
             ids,

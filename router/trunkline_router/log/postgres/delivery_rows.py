@@ -12,7 +12,7 @@ from trunkline_router.core.values.stored_records import (
     StoredDelivery,
 )
 from trunkline_router.log.encryption import SealedTable, is_sealed
-from trunkline_router.log.postgres.connections import Connections
+from trunkline_router.log.postgres.read_pool import Connections
 from trunkline_router.log.postgres.stored_text import from_column
 from trunkline_router.log.postgres.texts import HIGHEST_ID, is_storable
 from trunkline_router.log.stored_values import StoredValues

@@ -2,27 +2,100 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
 
-from trunkline_router.log.interface import Fenced
+from trunkline_router.log.interface import Fenced, LogUnavailable
+from trunkline_router.log.postgres.connector import (
+    CONNECT_TIMEOUT_S,
+    FIRST_PAUSE_S,
+    ConnectFailed,
+    Connection,
+    Connector,
+    back_off,
+    close_connection,
+)
+from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, explain, is_refusal, refused
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+#: After so long without an answer, the server is asked whether it still works on the statement.
+SILENCE_S = 3.0
+#: `close` waits so long for the outcome of a commit.
+CLOSE_PATIENCE_S = 5.0
 
 _FENCE = "SELECT 1 FROM routers WHERE incarnation = $1 AND alive FOR SHARE"
+#: Takes a commit's number, so that it can never commit, unless it has. The update writes to the server's log:
+#: with a synchronous standby, it is confirmed no sooner than the commit that it meets is replicated.
+_SETTLE = f"""
+    WITH fence AS MATERIALIZED ({_FENCE}),
+    settled AS (
+        INSERT INTO commits (incarnation, batch, void) SELECT $1, $2, true FROM fence
+        ON CONFLICT (incarnation, batch) DO UPDATE SET result = commits.result
+        RETURNING void, result
+    )
+    SELECT (SELECT count(*) FROM fence) AS owned, void, result::text
+    FROM (SELECT 1) AS one LEFT JOIN settled ON true
+"""
+_LOOK_UP = "SELECT void, result::text FROM commits WHERE incarnation = $1 AND batch = $2"
+#: A session that is idle, or waits for a message, has nothing to work on.
+_RUNS = """
+    SELECT FROM pg_stat_activity
+    WHERE pid = $1 AND application_name = $2 AND state <> 'idle' AND wait_event IS DISTINCT FROM 'ClientRead'
+"""
+_NUMBER = "INSERT INTO commits (incarnation, batch, result) VALUES ($1, $2, $3::text::jsonb)"
+_FENCED = "another router owns the log"
+
+
+class _Committed(NamedTuple):
+    """A statement that was committed."""
+
+    result: Any
 
 
 class FencedWriter:
-    """Commits statements in the name of one incarnation, one after the other."""
+    """Commits statements in the name of one incarnation, one after the other.
 
-    def __init__(self, connection: asyncpg.Connection[Any], incarnation: int) -> None:
-        self._connection = connection
-        self._incarnation = incarnation
+    Each commit has a number, which is stored with it. If the connection breaks before a statement is
+    answered, the writer reconnects and finds out by the number whether it was committed; if not, it runs it
+    again. Callers wait meanwhile, without bound.
+    """
+
+    def __init__(self, connection: Connection, connector: Connector, incarnation: int) -> None:
+        """`connection` is the first of those that `connector` opens."""
+        self.incarnation = incarnation
+        self._connector = connector
+        self._connection: Connection | None = connection
         self._batch = 0
+        #: Held while a statement runs, and until its outcome is known.
+        self._lock = asyncio.Lock()
+        #: Operations that nobody may interrupt.
+        self._operations: set[asyncio.Task[Any]] = set()
+        #: Time of the loop at which the running statement was sent; 0 for none.
+        self._sent_at = 0.0
+        self._fenced = asyncio.Event()
+        self._closed = False
+        self._watch = asyncio.create_task(self._watch_silence())
+
+    async def fenced(self) -> None:
+        """Wait until a write found that another router owns the log."""
+        await self._fenced.wait()
 
     async def read(self, text: str, *args: object) -> list[asyncpg.Record]:
-        """Run a query on the writer's connection: it sees all commits so far."""
-        rows: list[asyncpg.Record] = await self._connection.fetch(text, *args)
+        """Run a query on the writer's connection: it sees all commits so far.
+
+        Waits while the database cannot be reached. Raises LogUnavailable if the server refused the query.
+        """
+        rows: list[asyncpg.Record] = await self._uninterrupted(
+            self._repeat(lambda connection: connection.fetch(text, *args))
+        )
         return rows
 
     async def write(self, parts: str, result: str, *args: object) -> Any:
@@ -32,24 +105,218 @@ class FencedWriter:
         relation of one row, or of none if another router owns the log. `result` is an expression for a jsonb
         value over the parts, or NULL. Parameters of both begin with $3.
 
+        Waits while the database cannot be reached, and until the outcome is known. When cancelled, the
+        statement may be committed later; further writes follow it.
+
         Raises Fenced, and LogUnavailable if the server refused the statement; nothing was committed then.
         """
-        self._batch += 1
-        text = f"""
-            WITH fence AS MATERIALIZED ({_FENCE}),
-            {parts + "," if parts else ""}
-            committed AS (
-                INSERT INTO commits (incarnation, batch, result) SELECT $1, $2, {result} FROM fence
-                RETURNING result
-            )
-            SELECT count(*), min(result::text) FROM committed
+        text = _statement(parts, result)
+
+        async def attempt(connection: Connection, batch: int) -> Any:
+            row = await connection.fetchrow(text, self.incarnation, batch, *args)
+            assert row is not None
+            if not row[0]:
+                self._fenced.set()
+                raise Fenced(_FENCED)
+            return _decode(row[1])
+
+        return await self._uninterrupted(self._commit(attempt))
+
+    async def transaction(self, run: Callable[[Connection], Awaitable[Any]]) -> Any:
+        """Commit the statements of `run`, for what one statement cannot do. Returns its result.
+
+        The result is a JSON value. `run` may be called again, if an earlier call was not committed. Like
+        `write`.
         """
-        row = await self._connection.fetchrow(text, self._incarnation, self._batch, *args)
-        assert row is not None
-        if not row[0]:
-            raise Fenced("another router owns the log")
-        return None if row[1] is None else json.loads(row[1])
+
+        async def attempt(connection: Connection, batch: int) -> Any:
+            async with connection.transaction():
+                if not await connection.fetch(_FENCE, self.incarnation):
+                    self._fenced.set()
+                    raise Fenced(_FENCED)
+                result = await run(connection)
+                await connection.execute(_NUMBER, self.incarnation, batch, json.dumps(result))
+            return result
+
+        return await self._uninterrupted(self._commit(attempt))
 
     async def close(self) -> None:
-        """Close the connection."""
-        await self._connection.close()
+        """Close the connection, after the operations under way.
+
+        If the database cannot be reached, they fail after some seconds: it is not known then whether they
+        were committed. Later operations raise LogUnavailable.
+        """
+        if self._operations:
+            await asyncio.wait(self._operations, timeout=CLOSE_PATIENCE_S)
+        self._closed = True
+        self._watch.cancel()
+        if self._operations:
+            # Before they are cancelled: asyncpg would ask the server to cancel the statement.
+            self._disconnect()
+        for operation in self._operations:
+            operation.cancel()
+        if self._operations:
+            await asyncio.wait(self._operations)
+        if self._connection is not None:
+            await close_connection(self._connection)
+            self._connection = None
+
+    async def _commit(self, attempt: Callable[[Connection, int], Awaitable[Any]]) -> Any:
+        async with self._lock:
+            pause_s = 0.0
+            while True:
+                if self._fenced.is_set():
+                    raise Fenced(_FENCED)
+                connection = await self._connected()
+                self._batch += 1
+                try:
+                    return await self._timed(attempt(connection, self._batch))
+                except (LogUnavailable, asyncio.CancelledError):
+                    raise
+                except BaseException as error:
+                    if _is_certain(error, connection):
+                        raise refused("write", error) from error
+                    _log.warning("a commit was not confirmed, looking for it: %s", explain(error))
+                    self._disconnect()
+                    if (committed := await self._settle(self._batch)) is not None:
+                        return committed.result
+                    if not isinstance(error, DATABASE_ERRORS):
+                        raise
+                # At once only the first time.
+                pause_s = await back_off(pause_s) or FIRST_PAUSE_S
+
+    async def _settle(self, batch: int) -> _Committed | None:
+        """Find the outcome of a commit. None: it was not, and never will be, committed. Raises Fenced."""
+        problem, pause_s = "", FIRST_PAUSE_S
+        while True:
+            try:
+                return await self._attempt_settle(batch)
+            except DATABASE_ERRORS as error:
+                if explain(error) != problem:
+                    problem = explain(error)
+                    _log.warning("cannot find the outcome of a commit yet: %s", problem)
+                if not is_refusal(error):
+                    self._disconnect()
+            pause_s = await back_off(pause_s)
+
+    async def _attempt_settle(self, batch: int) -> _Committed | None:
+        connection = await self._connected()
+        row = await self._timed(connection.fetchrow(_SETTLE, self.incarnation, batch))
+        owned = bool(row["owned"])
+        if not owned:
+            # The fence closed after the last commit, so that this reads its final state.
+            row = await self._timed(connection.fetchrow(_LOOK_UP, self.incarnation, batch))
+            self._fenced.set()
+        if row is not None and not row["void"]:
+            _log.info("the commit had happened")
+            return _Committed(_decode(row["result"]))
+        if not owned:
+            raise Fenced(_FENCED)
+        return None
+
+    async def _repeat(self, query: Callable[[Connection], Awaitable[_T]]) -> _T:
+        async with self._lock:
+            pause_s = FIRST_PAUSE_S
+            while True:
+                connection = await self._connected()
+                try:
+                    return await self._timed(query(connection))
+                except DATABASE_ERRORS as error:
+                    if _is_certain(error, connection):
+                        raise refused("read", error) from error
+                    self._disconnect()
+                pause_s = await back_off(pause_s)
+
+    async def _connected(self) -> Connection:
+        if self._closed:
+            raise LogUnavailable("the log is closed")
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._connector.reconnect()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def _timed(self, pending: Awaitable[_T]) -> _T:
+        self._sent_at = asyncio.get_running_loop().time()
+        try:
+            return await pending
+        finally:
+            self._sent_at = 0.0
+
+    async def _uninterrupted(self, operation: Coroutine[Any, Any, _T]) -> _T:
+        """Run an operation that goes on when the caller is cancelled: asyncpg would cancel the statement."""
+        task = asyncio.create_task(operation)
+        self._operations.add(task)
+        task.add_done_callback(self._ended)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise LogUnavailable("the log was closed before the database answered") from None
+            raise
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._operations.discard(task)
+        if not task.cancelled():
+            # Retrieved, if nobody awaits it any more.
+            task.exception()
+
+    async def _watch_silence(self) -> None:
+        """End the connection when its statement is not answered and the server does not work on it.
+
+        The request is lost then, or the answer, or the server: nothing else might ever notice.
+        """
+        suspect = 0.0
+        while True:
+            await asyncio.sleep(SILENCE_S)
+            connection, sent_at = self._connection, self._sent_at
+            if not sent_at or asyncio.get_running_loop().time() < sent_at + SILENCE_S or connection is None:
+                continue
+            try:
+                works = await self._works_on_it(connection)
+            except (ConnectFailed, *DATABASE_ERRORS):
+                # Nothing is known while the server cannot be reached.
+                continue
+            if works or self._sent_at != sent_at:
+                suspect = 0.0
+            elif suspect == sent_at:
+                _log.warning("the database does not answer a statement: ending the connection")
+                connection.terminate()
+            else:
+                # Perhaps a large request is still on its way.
+                suspect = sent_at
+
+    async def _works_on_it(self, connection: Connection) -> bool:
+        pid = connection.get_server_pid()
+        other = await self._connector.connect()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                return bool(await other.fetch(_RUNS, pid, self._connector.application_name))
+        finally:
+            other.terminate()
+
+
+def _is_certain(error: BaseException, connection: Connection) -> bool:
+    """Whether a statement failed for sure, and the connection is still usable."""
+    # asyncpg raises InterfaceError before it sends anything; on an open connection, the arguments are wrong.
+    return is_refusal(error) or (isinstance(error, asyncpg.InterfaceError) and not connection.is_closed())
+
+
+@lru_cache(maxsize=512)
+def _statement(parts: str, result: str) -> str:
+    return f"""
+        WITH fence AS MATERIALIZED ({_FENCE}),
+        {parts + "," if parts else ""}
+        committed AS (
+            INSERT INTO commits (incarnation, batch, result) SELECT $1, $2, {result} FROM fence
+            RETURNING result
+        )
+        SELECT count(*), min(result::text) FROM committed
+    """
+
+
+def _decode(result: str | None) -> Any:
+    return None if result is None else json.loads(result)

@@ -9,8 +9,8 @@ from trunkline_router.core.values.log_records import Page, PageRequest
 from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 from trunkline_router.log.batch import Head, LogEnd
 from trunkline_router.log.page_plan import PagePlan, plan_page
-from trunkline_router.log.postgres.connections import Connections
 from trunkline_router.log.postgres.heads import END
+from trunkline_router.log.postgres.read_pool import Connections
 from trunkline_router.log.postgres.texts import is_storable
 from trunkline_router.log.stored_values import StoredValues
 

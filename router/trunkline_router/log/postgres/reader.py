@@ -22,7 +22,6 @@ from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 from trunkline_router.log.encryption import Encryption, SealedTable
 from trunkline_router.log.interface import LogDamaged
 from trunkline_router.log.message_ids import parse_message_id
-from trunkline_router.log.postgres.connections import Connections
 from trunkline_router.log.postgres.delivery_rows import (
     count_waiting,
     read_backlogs,
@@ -31,6 +30,7 @@ from trunkline_router.log.postgres.delivery_rows import (
     read_expired,
 )
 from trunkline_router.log.postgres.page_rows import read_pages
+from trunkline_router.log.postgres.read_pool import Connections
 from trunkline_router.log.postgres.stored_text import from_column, to_column
 from trunkline_router.log.postgres.tenant_reads import read_audit, read_registered
 from trunkline_router.log.postgres.texts import is_storable, utf8_prefix

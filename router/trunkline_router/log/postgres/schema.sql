@@ -42,6 +42,7 @@ CREATE TABLE commits (
     incarnation bigint NOT NULL,
     batch       bigint NOT NULL,         -- 1, 2, 3, …
     result      jsonb,                   -- of the commit, for the router
+    void        boolean NOT NULL DEFAULT false,  -- the number was taken so that its commit cannot happen any more
     PRIMARY KEY (incarnation, batch)
 );
 
@@ -259,3 +260,6 @@ SELECT
 FROM topics AS t
 JOIN messages AS m USING (topic_id)
 WHERE t.kind IN (1, 2);
+
+INSERT INTO installation (id, installation_id, schema_version) VALUES (1, gen_random_uuid()::text, 1);
+INSERT INTO slots (slot) VALUES (0);

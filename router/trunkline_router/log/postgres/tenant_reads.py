@@ -13,7 +13,7 @@ from trunkline_router.core.values.stored_records import (
     StoredTenant,
 )
 from trunkline_router.log.encryption import Encryption, SealedTable
-from trunkline_router.log.postgres.connections import Connections
+from trunkline_router.log.postgres.read_pool import Connections
 from trunkline_router.log.postgres.stored_text import from_column, to_column
 from trunkline_router.log.postgres.texts import HIGHEST_ID, is_storable
 

@@ -1,0 +1,146 @@
+"""Opens connections to the database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from trunkline_router.log.interface import LogUnavailable
+from trunkline_router.log.postgres.dsn import Dsn, Host
+from trunkline_router.log.postgres.server_errors import (
+    DATABASE_ERRORS,
+    explain,
+    is_permanent,
+)
+
+_log = logging.getLogger(__name__)
+
+Connection: TypeAlias = "asyncpg.Connection[Any]"
+
+#: Bound of one attempt to connect to one server.
+CONNECT_TIMEOUT_S = 4.0
+#: Pauses between attempts, longer each time, and shorter by up to a half at random: routers must not come all
+#: at once.
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0
+#: Settings of our sessions, unless the DSN sets them. The server notices a dead router soon, never ends a
+#: statement because it took long, and neither compiles nor plans one again: they are short, and look up keys.
+_SETTINGS = {
+    "default_transaction_isolation": "read committed",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "30000",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+    # A plan that is made while a table is empty must not scan it when it is full.
+    "enable_seqscan": "off",
+}
+#: Further settings of the session that writes.
+WRITER_SETTINGS = {"enable_hashjoin": "off", "enable_mergejoin": "off"}
+#: A commit is on disk before it is confirmed; a stricter setting stays.
+_SET_UP = """
+    SELECT set_config(name, wanted, false)
+    FROM pg_settings JOIN unnest($1::text[], $2::text[]) AS ours (name, wanted) USING (name)
+    WHERE setting <> wanted AND source <> 'client'
+    UNION ALL
+    SELECT set_config('synchronous_commit', 'on', false)
+    WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+"""
+
+
+class ConnectFailed(LogUnavailable):
+    """No server of the DSN let this router in; the text names each and its reason.
+
+    `is_permanent` is set if none of the reasons heals with time.
+    """
+
+    def __init__(self, text: str, *, is_permanent: bool) -> None:
+        super().__init__(text)
+        self.is_permanent = is_permanent
+
+
+class Connector:
+    """Opens connections to the primary server of a DSN. Sessions are called `application_name`."""
+
+    def __init__(
+        self,
+        dsn: Dsn,
+        application_name: str = "trunkline",
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.dsn = dsn
+        self.application_name = application_name
+        self._settings = {**_SETTINGS, **settings}
+
+    async def connect(self) -> Connection:
+        """Open a connection to the first server that is not a replica. Raises ConnectFailed."""
+        failures: list[str] = []
+        permanent = 0
+        for host in self.dsn.hosts or (None,):
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    return await self._connect(host)
+            except (*DATABASE_ERRORS, ValueError) as error:
+                failures.append(f"{host or 'PostgreSQL'}: {explain(error)}")
+                permanent += is_permanent(error)
+        problem = "; ".join(failures)
+        raise ConnectFailed(f"cannot connect to {problem}", is_permanent=permanent == len(failures))
+
+    async def reconnect(self) -> Connection:
+        """Open a connection, and try again until that works. Logs each new reason once."""
+        problem, pause_s = "", FIRST_PAUSE_S
+        while True:
+            try:
+                connection = await self.connect()
+            except ConnectFailed as error:
+                if str(error) != problem:
+                    problem = str(error)
+                    _log.warning("%s; trying again", problem)
+            else:
+                if problem:
+                    _log.info("connected to %s", self.dsn.describe())
+                return connection
+            pause_s = await back_off(pause_s)
+
+    async def _connect(self, host: Host | None) -> Connection:
+        address = {} if host is None else {"host": host.name, "port": host.port}
+        connection: Connection = await asyncpg.connect(
+            self.dsn.text,
+            **address,
+            target_session_attrs="primary",
+            server_settings={"application_name": self.application_name},
+            statement_cache_size=512,
+            max_cached_statement_lifetime=0,
+            max_cacheable_statement_size=0,
+        )
+        try:
+            await connection.fetch(_SET_UP, list(self._settings), list(self._settings.values()))
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+
+async def back_off(pause_s: float) -> float:
+    """Pause between two attempts. Returns the length of the next pause."""
+    await asyncio.sleep(pause_s * random.uniform(0.5, 1))
+    return min(pause_s * 2, LAST_PAUSE_S)
+
+
+async def close_connection(connection: Connection) -> None:
+    """Close a connection that runs no statement. Never raises."""
+    try:
+        await connection.close(timeout=1)
+    except DATABASE_ERRORS:
+        connection.terminate()
