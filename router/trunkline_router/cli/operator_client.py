@@ -16,6 +16,8 @@ import grpc.aio
 import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from rich.console import Console, RenderableType
 from trunkline.v1.audit_service_pb2_grpc import AuditServiceStub
 from trunkline.v1.tenant_pb2 import Tenant
@@ -27,12 +29,17 @@ from trunkline_runtime.refusals import details_of, read_status
 from trunkline_router.operator_key import FILE
 
 TIMEOUT_S = 30.0
+#: Of the question whether a router owns the log.
+PROBE_TIMEOUT_S = 5.0
 MAX_MESSAGE_BYTES = 16 << 20
 
 #: Width without a terminal, so that tables are not cut.
 _PIPE_WIDTH = 240
 
 _PANEL = "Router"
+
+#: A router serves this while it owns the log.
+_SERVICE = "trunkline.v1.TenantService"
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -48,7 +55,11 @@ class RouterTarget:
 
     router: Annotated[
         str,
-        typer.Option(envvar="TRUNKLINE_ROUTER", help="Address of the router.", rich_help_panel=_PANEL),
+        typer.Option(
+            envvar="TRUNKLINE_ROUTER",
+            help="Address of the router; several that share one database are separated by commas.",
+            rich_help_panel=_PANEL,
+        ),
     ] = "127.0.0.1:50051"
     key: Annotated[
         str,
@@ -150,21 +161,52 @@ def printable(text: str) -> str:
 def connect(target: RouterTarget) -> Iterator[OperatorClient]:
     """Open a client for one command. A failed call raises CommandFailed."""
     key = _key(target.key)
+    open_channel = _channels(target)
+    router = _find_owner(target.router, open_channel)
+    with open_channel(router) as channel:
+        try:
+            yield OperatorClient(channel, key, target.json)
+        except grpc.RpcError as error:
+            raise CommandFailed(_explain(error, router, target.proxy)) from None
+
+
+def _channels(target: RouterTarget) -> Callable[[str], grpc.Channel]:
+    """How to open a channel to a router. Raises CommandFailed if a file cannot be read."""
     options = [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         http_proxy.channel_option(target.proxy),
     ]
     if target.ca is None:
-        channel = grpc.insecure_channel(target.router, options)
-    else:
-        credentials = grpc.ssl_channel_credentials(_read(target.ca, "--ca"))
-        channel = grpc.secure_channel(target.router, credentials, options)
-    with channel:
-        try:
-            yield OperatorClient(channel, key, target.json)
-        except grpc.RpcError as error:
-            raise CommandFailed(_explain(error, target)) from None
+        return lambda router: grpc.insecure_channel(router, options)
+    credentials = grpc.ssl_channel_credentials(_read(target.ca, "--ca"))
+    return lambda router: grpc.secure_channel(router, credentials, options)
+
+
+def _find_owner(setting: str, open_channel: Callable[[str], grpc.Channel]) -> str:
+    """The router to call: of several the one that owns the log. Raises CommandFailed if none does."""
+    if "," not in setting:
+        return setting
+    # Costs more time than the rest of a command.
+    from trunkline_runtime.router_addresses import RouterAddresses
+
+    try:
+        routers = RouterAddresses(setting)
+    except ValueError as error:
+        raise CommandFailed(f"--router {error}") from None
+    problems = []
+    for router in routers:
+        with open_channel(router) as channel:
+            stub: Any = HealthStub(channel)
+            try:
+                answer = stub.Check(HealthCheckRequest(service=_SERVICE), timeout=PROBE_TIMEOUT_S)
+            except grpc.RpcError as error:
+                problems.append(f"{router}: {_one_line(error)}")
+                continue
+        if answer.status == HealthCheckResponse.SERVING:
+            return router
+        problems.append(f"{router}: it is a standby, or its database is away")
+    raise CommandFailed(f"No router owns the log; try again. {'; '.join(problems)}")
 
 
 def _key(option: str) -> str:
@@ -193,9 +235,13 @@ def _read(path: Path, option: str) -> bytes:
         raise CommandFailed(f"{option}: {path}: {error.strerror}") from None
 
 
-def _explain(error: grpc.RpcError, target: RouterTarget) -> str:
+def _one_line(error: grpc.RpcError) -> str:
+    """The text of a failed call, without gRPC's list of attempts."""
+    return " ".join(str(error.details()).split()).rpartition("last error: ")[2]
+
+
+def _explain(error: grpc.RpcError, router: str, use_proxy: bool) -> str:
     """Describe a failed call in one line."""
-    router = target.router
     text = " ".join(str(error.details()).split())
     metadata: Any = error.trailing_metadata()
     reason = details_of(read_status(metadata)).reason
@@ -204,8 +250,8 @@ def _explain(error: grpc.RpcError, target: RouterTarget) -> str:
     code = error.code()
     if code is grpc.StatusCode.UNAVAILABLE:
         return (
-            f"Cannot reach a router at {router}{http_proxy.describe(target.proxy)}:"
-            f" {text.rpartition('last error: ')[2]}. Is it running"
+            f"Cannot reach a router at {router}{http_proxy.describe(use_proxy)}:"
+            f" {_one_line(error)}. Is it running"
             " (trunkline-router serve)? Set --router or TRUNKLINE_ROUTER to use another address."
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

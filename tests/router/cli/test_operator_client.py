@@ -16,6 +16,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from grpc_health.v1.health import HealthServicer
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1.tenant_pb2 import ClientAuth, Tenant, TenantSettings, VerificationKey
@@ -76,6 +79,40 @@ def test_an_unreachable_router_is_reported_in_one_line() -> None:
     assert problem.startswith("Cannot reach a router at 127.0.0.1:1: ")
     assert "Connection refused" in problem
     assert problem.endswith("Set --router or TRUNKLINE_ROUTER to use another address.")
+
+
+def test_a_list_of_routers_without_an_owner_is_reported_with_the_problem_of_each() -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    health = HealthServicer()
+    health.set("trunkline.v1.TenantService", HealthCheckResponse.NOT_SERVING)
+    add_HealthServicer_to_server(health, server)
+    standby = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        problem = CommandLine(f"127.0.0.1:1,{standby}").refusal("list")
+    finally:
+        server.stop(None)
+    assert problem.startswith("No router owns the log; try again. 127.0.0.1:1: ")
+    assert "Connection refused" in problem
+    assert problem.endswith(f"; {standby}: it is a standby, or its database is away")
+
+
+def test_of_several_routers_the_one_that_owns_the_log_is_called(router: Process) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    standby = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        assert "demo" in CommandLine(f"{standby},{router.address}")("list").out
+    finally:
+        server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("routers", "problem"),
+    [("a:1,", "--router has an empty address"), ("a:1,a:1", "--router names a router twice: a:1 and a:1")],
+)
+def test_a_wrong_list_of_routers_is_refused(routers: str, problem: str) -> None:
+    assert CommandLine(routers).refusal("list").startswith(problem)
 
 
 def test_a_server_without_tenant_service_is_reported() -> None:
