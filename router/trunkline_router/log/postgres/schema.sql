@@ -10,6 +10,8 @@ CREATE TABLE installation (
     schema_version  integer NOT NULL,
     -- Some log was found to lack entries that were committed: the next owner begins new epochs of all logs.
     is_older_copy   boolean NOT NULL DEFAULT false,
+    -- Routers of this schema version, and newer ones, can use the tables.
+    usable_since    integer NOT NULL DEFAULT 1,
     created_at      timestamptz NOT NULL DEFAULT now()
 );
 
