@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import asyncpg
+import structlog
 
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.postgres.dsn import Dsn, Host
@@ -19,7 +19,7 @@ from trunkline_router.log.postgres.server_errors import (
     is_permanent,
 )
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger()
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 
@@ -95,7 +95,7 @@ class Connector:
                 failures.append(f"{host or 'PostgreSQL'}: {explain(error)}")
                 permanent += is_permanent(error)
         problem = "; ".join(failures)
-        raise ConnectFailed(f"cannot connect to {problem}", is_permanent=permanent == len(failures))
+        raise ConnectFailed(problem, is_permanent=permanent == len(failures))
 
     async def reconnect(self) -> Connection:
         """Open a connection, and try again until that works. Logs each new reason once."""
@@ -106,10 +106,10 @@ class Connector:
             except ConnectFailed as error:
                 if str(error) != problem:
                     problem = str(error)
-                    _log.warning("%s; trying again", problem)
+                    _log.warning("cannot connect to PostgreSQL, trying again", problem=problem)
             else:
                 if problem:
-                    _log.info("connected to %s", self.dsn.describe())
+                    _log.info("connected to PostgreSQL again", database=self.dsn.describe())
                 return connection
             pause_s = await back_off(pause_s)
 

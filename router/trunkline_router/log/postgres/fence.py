@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
+import structlog
 
 from trunkline_router.log.interface import Fenced, LogUnavailable
 from trunkline_router.log.postgres.connector import (
@@ -23,7 +23,7 @@ from trunkline_router.log.postgres.connector import (
 )
 from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, explain, is_refusal, refused
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger()
 _T = TypeVar("_T")
 
 #: After so long without an answer, the server is asked whether it still works on the statement.
@@ -83,6 +83,11 @@ class FencedWriter:
         self._fenced = asyncio.Event()
         self._closed = False
         self._watch = asyncio.create_task(self._watch_silence())
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether a write found that another router owns the log. True before that write raises."""
+        return self._fenced.is_set()
 
     async def fenced(self) -> None:
         """Wait until a write found that another router owns the log."""
@@ -176,7 +181,7 @@ class FencedWriter:
                 except BaseException as error:
                     if _is_certain(error, connection):
                         raise refused("write", error) from error
-                    _log.warning("a commit was not confirmed, looking for it: %s", explain(error))
+                    _log.warning("a commit was not confirmed, looking for it", problem=explain(error))
                     self._disconnect()
                     if (committed := await self._settle(self._batch)) is not None:
                         return committed.result
@@ -194,7 +199,7 @@ class FencedWriter:
             except DATABASE_ERRORS as error:
                 if explain(error) != problem:
                     problem = explain(error)
-                    _log.warning("cannot find the outcome of a commit yet: %s", problem)
+                    _log.warning("cannot find the outcome of a commit yet", problem=problem)
                 if not is_refusal(error):
                     self._disconnect()
             pause_s = await back_off(pause_s)
@@ -208,7 +213,6 @@ class FencedWriter:
             row = await self._timed(connection.fetchrow(_LOOK_UP, self.incarnation, batch))
             self._fenced.set()
         if row is not None and not row["void"]:
-            _log.info("the commit had happened")
             return _Committed(_decode(row["result"]))
         if not owned:
             raise Fenced(_FENCED)
