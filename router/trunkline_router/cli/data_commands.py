@@ -1,4 +1,4 @@
-"""Commands on the data folder: `backup`, `restore` and `check`. They need no running router."""
+"""Commands on the log: `backup`, `restore`, `restored` and `check`. They need no running router."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def add_data_commands(app: typer.Typer) -> None:
         "restore",
         epilog="Example:\n\ntrunkline-router restore /var/backups/trunkline.db --audit audit.jsonl",
     )(restore)
+    app.command("restored")(restored)
     app.command("check", epilog="Examples:\n\ntrunkline-router check\n\ntrunkline-router check backup.db")(
         check
     )
@@ -78,6 +79,21 @@ def restore(
         typer.echo(f"warning: {warning}", err=True)
     kept = f" The former log is {report.replaced}." if report.replaced else ""
     typer.echo(f"Restored {file} with {report.logs} topics, each in a new epoch.{kept}")
+
+
+def restored() -> None:
+    """Begin new epochs after PostgreSQL's own tools restored the database to an earlier time.
+
+    Run it before a router starts: clients get `recovered: false` and read the history; ids of lost messages
+    are not given again. Revoke, delete and erase again what was since.
+    """
+    import asyncio
+
+    from trunkline_router.log import engines
+
+    with failures():
+        logs = asyncio.run(engines.fork_restored_database())
+    typer.echo(f"The log in PostgreSQL has {logs} topics, each in a new epoch.")
 
 
 def check(

@@ -109,6 +109,20 @@ async def check_database() -> list[str]:
     return problems
 
 
+async def fork_restored_database() -> int:
+    """Begin a new epoch of every log of TRUNKLINE_DATABASE_URL, which was restored. Raises BackupFailed.
+
+    Returns their number. No router may run.
+    """
+    if not uses_database():
+        raise BackupFailed(f"{DATABASE_URL} is not set; `restore` does this for a file")
+    try:
+        logs: int = await _postgres().fork_restored_log(os.environ[DATABASE_URL])
+    except CopyFailed as error:
+        raise BackupFailed(str(error)) from None
+    return logs
+
+
 def uses_database() -> bool:
     """Return whether the log is in PostgreSQL, for commands, which know the environment only."""
     return bool(os.environ.get(DATABASE_URL))

@@ -60,7 +60,7 @@ def fetch(dsn: str, query: str) -> Any:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    RandomLog(2).write(tmp_path / "source" / "trunkline.db")
+    RandomLog(4).write(tmp_path / "source" / "trunkline.db")
     return tmp_path / "source"
 
 
@@ -215,3 +215,15 @@ def test_the_log_in_postgres_is_checked(tmp_path: Path, postgres_schema: str) ->
     assert "entries instead of" in problems
     for words in (("backup", tmp_path / "b"), ("restore", tmp_path / "b")):
         assert "the log is in PostgreSQL" in refusal(*words, **settings)
+
+
+def test_a_restored_database_begins_new_epochs(source: Path, tmp_path: Path, postgres_schema: str) -> None:
+    assert "TRUNKLINE_DATABASE_URL is not set" in refusal("restored")
+    copied = run("migrate", "--from", source, "--to", postgres_schema, "--json").json
+    topics = next(each["rows"] for each in copied["tables"] if each["table"] == "topics")
+    done = run("restored", TRUNKLINE_DATABASE_URL=postgres_schema)
+    assert (done.code, done.out) == (0, f"The log in PostgreSQL has {topics} topics, each in a new epoch.\n")
+    former = fetch(postgres_schema, "SELECT count(DISTINCT topic_id) FROM former_epochs")
+    assert former > 0
+    assert fetch(postgres_schema, "SELECT reserved FROM id_blocks WHERE name = 'topics'") > 1 << 32
+    assert fetch(postgres_schema, "SELECT action FROM audit ORDER BY id DESC LIMIT 1") == "Restore"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import asyncpg
+from trunkline_runtime.process import StartError
 
 from trunkline_router.log.encryption import is_sealed
+from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.migration.copied_log import (
     COPYING,
     PIECE_BYTES,
@@ -36,6 +36,10 @@ from trunkline_router.log.migration.copy_statements import (
     deleting,
     without_ordinals,
 )
+from trunkline_router.log.postgres.connector import Connection, Connector, close_connection
+from trunkline_router.log.postgres.dsn import Dsn
+from trunkline_router.log.postgres.restored import fork_restored
+from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, explain
 from trunkline_router.log.postgres.stored_text import from_column, to_column
 from trunkline_router.log.postgres.verification import check_database
 
@@ -64,11 +68,35 @@ _FIRST_ROWS = 64
 
 _SCHEMA = Path(__file__).with_name("schema.sql")
 _SCHEMA_VERSION = 1
+#: Of a session that reads whole tables, and waits for the other log meanwhile.
+_SESSION = {
+    "idle_in_transaction_session_timeout": "0",
+    "plan_cache_mode": "auto",
+    "enable_seqscan": "on",
+}
 
 
 async def open_copied(dsn: str, *, is_target: bool) -> CopiedDatabase:
     """Own a database for a copy. Raises CopyFailed."""
-    connection = await _connect(dsn)
+    connector = _connector(dsn)
+    name = connector.dsn.describe()
+    with _failures(name):
+        connection, incarnation = await _own(connector, name, may_be_copying=is_target)
+    return CopiedDatabase(name, connection, incarnation, _SCHEMA_VERSION)
+
+
+async def fork_restored_log(dsn: str) -> int:
+    """Begin a new epoch of every log of a restored database. Returns their number. Raises CopyFailed."""
+    connector = _connector(dsn)
+    name = connector.dsn.describe()
+    with _failures(name):
+        connection, incarnation = await _own(connector, name, may_be_copying=False)
+        return await fork_restored(connection, connector, incarnation)
+
+
+async def _own(connector: Connector, name: str, *, may_be_copying: bool) -> tuple[Connection, int]:
+    """Own a log, without waiting for another owner. Returns a connection, and the incarnation."""
+    connection = await connector.connect()
     try:
         if not await connection.fetchval("SELECT to_regclass('installation')"):
             await connection.execute(_SCHEMA.read_text())
@@ -78,18 +106,14 @@ async def open_copied(dsn: str, *, is_target: bool) -> CopiedDatabase:
                 secrets.token_hex(8),
             )
         version = await connection.fetchval("SELECT schema_version FROM installation")
-        if version >= COPYING and not is_target:
-            raise CopyFailed("postgresql holds an unfinished copy")
-        incarnation = await connection.fetchval(
+        if version >= COPYING and not may_be_copying:
+            raise CopyFailed(f"{name} holds an unfinished copy")
+        return connection, await connection.fetchval(
             "INSERT INTO routers (boot_id, address) VALUES ('', '') RETURNING incarnation"
         )
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        connection.terminate()
-        raise CopyFailed(str(error)) from error
     except BaseException:
         connection.terminate()
         raise
-    return CopiedDatabase("postgresql", connection, incarnation, _SCHEMA_VERSION)
 
 
 async def check_log(dsn: str) -> list[str]:
@@ -97,28 +121,37 @@ async def check_log(dsn: str) -> list[str]:
 
     Raises CopyFailed, and BackupFailed if there is no log.
     """
-    connection = await _connect(dsn)
-    try:
-        return await check_database(connection, _SCHEMA_VERSION)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        raise CopyFailed(str(error)) from error
-    finally:
-        connection.terminate()
+    connector = _connector(dsn)
+    with _failures(connector.dsn.describe()):
+        connection = await connector.connect()
+        try:
+            return await check_database(connection, _SCHEMA_VERSION)
+        finally:
+            await close_connection(connection)
 
 
-async def _connect(dsn: str) -> asyncpg.Connection[Any]:
+def _connector(dsn: str) -> Connector:
     try:
-        return await asyncpg.connect(dsn)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, OSError) as error:
+        return Connector(Dsn.parse(dsn), settings=_SESSION)
+    except StartError as error:
+        raise CopyFailed(str(error)) from None
+
+
+@contextmanager
+def _failures(name: str) -> Iterator[None]:
+    """Turn failures of a database into CopyFailed."""
+    try:
+        yield
+    except LogUnavailable as error:
         raise CopyFailed(str(error)) from error
+    except DATABASE_ERRORS as error:
+        raise CopyFailed(f"{name}: {explain(error)}") from error
 
 
 class CopiedDatabase:
     """Implements CopiedLog. Its writes commit only while its incarnation owns the log."""
 
-    def __init__(
-        self, name: str, connection: asyncpg.Connection[Any], incarnation: int, schema_version: int
-    ) -> None:
+    def __init__(self, name: str, connection: Connection, incarnation: int, schema_version: int) -> None:
         """`name` is for people."""
         self._name = name
         self._connection = connection
@@ -131,15 +164,16 @@ class CopiedDatabase:
 
     async def version(self) -> LogVersion:
         """See CopiedLog."""
-        async with self._failures(), self._connection.transaction(readonly=False):
-            await self._check_owner()
-            row = await self._connection.fetchrow(_VERSION)
+        with _failures(self._name):
+            async with self._connection.transaction():
+                await self._check_owner()
+                row = await self._connection.fetchrow(_VERSION)
         assert row is not None
         return LogVersion(row[0], row[1] or "")
 
     async def highest_ids(self) -> HighestIds:
         """See CopiedLog."""
-        async with self._failures():
+        with _failures(self._name):
             row = await self._connection.fetchrow(_HIGHEST_IDS)
         assert row is not None
         return HighestIds(*row)
@@ -147,7 +181,7 @@ class CopiedDatabase:
     async def count(self, table: CopiedTable, tenant: str | None) -> int:
         """See CopiedLog."""
         query, values = _positional(counting(table, tenant), {"tenant": tenant})
-        async with self._failures():
+        with _failures(self._name):
             count: int = await self._connection.fetchval(query, *values)
         return count
 
@@ -160,21 +194,21 @@ class CopiedDatabase:
         query, values = _positional(query, named)
         keys = [table.column(each) for each in table.key]
         count = _FIRST_ROWS
-        async with (
-            self._failures(),
-            self._connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            cursor = await self._connection.cursor(query, *values)
-            while found := await cursor.fetch(count):
-                rows = [tuple(row) for row in found]
-                size = sum([len(value) for row in rows for value in row if isinstance(value, bytes | str)])
-                count = max(1, min(PIECE_ROWS, PIECE_BYTES * len(rows) // max(size, 1)))
-                last = tuple(rows[-1][each] for each in keys)
-                yield Piece(_neutral(table, rows), last)
+        with _failures(self._name):
+            async with self._connection.transaction(isolation="repeatable_read", readonly=True):
+                cursor = await self._connection.cursor(query, *values)
+                while found := await cursor.fetch(count):
+                    rows = [tuple(row) for row in found]
+                    size = sum(
+                        [len(value) for row in rows for value in row if isinstance(value, bytes | str)]
+                    )
+                    count = max(1, min(PIECE_ROWS, PIECE_BYTES * len(rows) // max(size, 1)))
+                    last = tuple(rows[-1][each] for each in keys)
+                    yield Piece(_neutral(table, rows), last)
 
     async def load_state(self) -> str | None:
         """See CopiedLog."""
-        async with self._failures():
+        with _failures(self._name):
             if await self._connection.fetchval("SELECT to_regclass('copy_state')") is None:
                 return None
             state: str = await self._connection.fetchval("SELECT state FROM copy_state")
@@ -232,16 +266,12 @@ class CopiedDatabase:
                 await self._set_version(self._schema_version)
         if state is None:
             # The first router plans with statistics; without them, it is only slower at first.
-            with suppress(CopyFailed):
-                async with self._failures():
-                    await self._connection.execute(f"ANALYZE {', '.join(each.name for each in TABLES)}")
+            with suppress(CopyFailed), _failures(self._name):
+                await self._connection.execute(f"ANALYZE {', '.join(each.name for each in TABLES)}")
 
     async def aclose(self) -> None:
         """See CopiedLog."""
-        try:
-            await self._connection.close(timeout=5)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-            self._connection.terminate()
+        await close_connection(self._connection)
 
     async def _set_version(self, version: int) -> None:
         await self._connection.execute("UPDATE installation SET schema_version = $1", version)
@@ -252,16 +282,10 @@ class CopiedDatabase:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
-        async with self._failures(), self._connection.transaction():
-            await self._check_owner()
-            yield
-
-    @asynccontextmanager
-    async def _failures(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise CopyFailed(f"{self._name}: {error}") from error
+        with _failures(self._name):
+            async with self._connection.transaction():
+                await self._check_owner()
+                yield
 
 
 def _positional(text: str, values: Mapping[str, object]) -> tuple[str, list[object]]:
