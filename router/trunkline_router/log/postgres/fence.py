@@ -44,6 +44,15 @@ _SETTLE = f"""
     SELECT (SELECT count(*) FROM fence) AS owned, void, result::text
     FROM (SELECT 1) AS one LEFT JOIN settled ON true
 """
+#: After a failover to a standby that lacks confirmed commits: the next owner begins new epochs of all logs.
+_MARK_LOSS = """
+    WITH lost AS (
+        SELECT WHERE NOT EXISTS (SELECT FROM commits WHERE incarnation = $1 AND batch = $2)
+    ),
+    marked AS (UPDATE installation SET is_older_copy = true FROM lost),
+    ended AS (UPDATE routers SET alive = false FROM lost WHERE incarnation = $1)
+    SELECT count(*) FROM lost
+"""
 _LOOK_UP = "SELECT void, result::text FROM commits WHERE incarnation = $1 AND batch = $2"
 #: A session that is idle, or waits for a message, has nothing to work on.
 _RUNS = """
@@ -74,6 +83,8 @@ class FencedWriter:
         self._connector = connector
         self._connection: Connection | None = connection
         self._batch = 0
+        #: The last commit that callers know of; 0 for none.
+        self._confirmed = 0
         #: Held while a statement runs, and until its outcome is known.
         self._lock = asyncio.Lock()
         #: Operations that nobody may interrupt.
@@ -175,7 +186,9 @@ class FencedWriter:
                 connection = await self._connected()
                 self._batch += 1
                 try:
-                    return await self._timed(attempt(connection, self._batch))
+                    result = await self._timed(attempt(connection, self._batch))
+                    self._confirmed = self._batch
+                    return result
                 except (LogUnavailable, asyncio.CancelledError):
                     raise
                 except BaseException as error:
@@ -184,6 +197,7 @@ class FencedWriter:
                     _log.warning("a commit was not confirmed, looking for it", problem=explain(error))
                     self._disconnect()
                     if (committed := await self._settle(self._batch)) is not None:
+                        self._confirmed = self._batch
                         return committed.result
                     if not isinstance(error, DATABASE_ERRORS):
                         raise
@@ -234,9 +248,27 @@ class FencedWriter:
     async def _connected(self) -> Connection:
         if self._closed:
             raise LogUnavailable("the log is closed")
-        if self._connection is None or self._connection.is_closed():
+        pause_s = FIRST_PAUSE_S
+        while self._connection is None or self._connection.is_closed():
             self._connection = await self._connector.reconnect()
+            if self._confirmed and not self.is_fenced:
+                try:
+                    await self._check_loss(self._connection)
+                except DATABASE_ERRORS as error:
+                    _log.warning("cannot look for the last commit yet", problem=explain(error))
+                    self._disconnect()
+                    pause_s = await back_off(pause_s)
         return self._connection
+
+    async def _check_loss(self, connection: Connection) -> None:
+        """End this ownership if the server lacks the last confirmed commit. Raises Fenced."""
+        if await self._timed(connection.fetchval(_MARK_LOSS, self.incarnation, self._confirmed)):
+            _log.error(
+                "the database lacks commits that it had confirmed, as after a failover to an asynchronous"
+                " standby: all logs get new epochs"
+            )
+            self._fenced.set()
+            raise Fenced("the database lacks commits that it had confirmed")
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -1,0 +1,55 @@
+"""Failovers to standbys: what was confirmed is there, or its loss is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from trunkline_router.log.interface import Fenced
+from trunkline_router.log.postgres.dsn import Dsn
+
+from tests.router.log.postgres.owned import fenced_writer, note, notes, query
+from tests.support.patience import patient
+from tests.support.postgres import PostgresServer
+
+
+async def test_loss_of_confirmed_commits_is_noticed_after_a_failover() -> None:
+    """An asynchronous standby lacks the last commits of its primary."""
+    with PostgresServer.create() as server:
+        standby = server.base_backup()
+        schema = Dsn.parse(server.fresh_schema()).schema
+        both = f"{server.address},{standby.address}"
+        async with fenced_writer(server.dsn(schema, address=both)) as writer:
+            await note(writer, "replicated")
+            replayed = server.execute("SELECT pg_current_wal_lsn()")
+            await asyncio.to_thread(
+                standby.wait_for, f"SELECT WHERE pg_last_wal_replay_lsn() >= '{replayed}'"
+            )
+            # Neither replayed nor, as the primary crashes with the receiver stopped, received.
+            standby.configure(primary_conninfo="host=127.0.0.1 port=1")
+            await asyncio.to_thread(server.wait_for, "SELECT WHERE NOT EXISTS (TABLE pg_stat_replication)")
+            assert await note(writer, "lost") == "lost"
+            await asyncio.to_thread(server.crash)
+            await asyncio.to_thread(standby.promote)
+            with pytest.raises(Fenced, match="lacks commits"):
+                await note(writer, "next")
+            assert writer.is_fenced
+        dsn = standby.dsn(schema)
+        assert await notes(dsn) == ["replicated"]
+        assert [
+            tuple(row) for row in await query(dsn, "SELECT is_older_copy, alive FROM installation, routers")
+        ] == [(True, False)]
+
+
+async def test_writes_go_on_after_a_failover_to_a_synchronous_standby() -> None:
+    with PostgresServer.create() as server:
+        standby = server.base_backup(synchronous=True)
+        schema = Dsn.parse(server.fresh_schema()).schema
+        both = f"{server.address},{standby.address}"
+        async with fenced_writer(server.dsn(schema, address=both)) as writer:
+            assert await note(writer, "before") == "before"
+            await asyncio.to_thread(server.crash)
+            writing = asyncio.create_task(note(writer, "during"))
+            await asyncio.to_thread(standby.promote)
+            assert await asyncio.wait_for(writing, patient(10)) == "during"
+        assert await notes(standby.dsn(schema)) == ["before", "during"]
