@@ -15,22 +15,26 @@ from trunkline_router.log.pruning_plan import EntrySize, Front, plan_pruning
 PROBED_ENTRIES = 64
 
 _SPANS = "unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS s (topic_id, first, last)"
-_FRONT = """
-    s.topic_id,
-    (SELECT min(seq) FROM open_messages AS o WHERE o.topic_id = s.topic_id),
-    coalesce(
-        (SELECT created_ms FROM messages AS m WHERE m.topic_id = s.topic_id AND m.seq = s.first),
-        (SELECT created_ms FROM events AS e WHERE e.topic_id = s.topic_id AND e.seq = s.first)
-    )
+_FRONTS = f"""
+    SELECT s.topic_id, s.first, s.last,
+        (SELECT min(seq) FROM open_messages AS o WHERE o.topic_id = s.topic_id) AS open_seq,
+        coalesce(
+            (SELECT created_ms FROM messages AS m WHERE m.topic_id = s.topic_id AND m.seq = s.first),
+            (SELECT created_ms FROM events AS e WHERE e.topic_id = s.topic_id AND e.seq = s.first)
+        ) AS oldest_ms
+    FROM {_SPANS}
 """
-_FRONTS = f"SELECT {_FRONT}, NULL FROM {_SPANS}"
 _YOUNG = """least(
     (SELECT seq FROM messages AS m WHERE m.topic_id = s.topic_id AND m.seq BETWEEN s.first AND s.last
         AND m.created_ms >= $4 ORDER BY m.seq LIMIT 1),
     (SELECT seq FROM events AS e WHERE e.topic_id = s.topic_id AND e.seq BETWEEN s.first AND s.last
         AND e.created_ms >= $4 ORDER BY e.seq LIMIT 1)
 )"""
-_PROBED_FRONTS = f"SELECT {_FRONT}, {_YOUNG} FROM {_SPANS}"
+#: OFFSET 0 keeps `oldest_ms` from being read twice.
+_PROBED_FRONTS = f"""
+    SELECT topic_id, open_seq, oldest_ms, CASE WHEN oldest_ms < $4 THEN {_YOUNG} END
+    FROM ({_FRONTS} OFFSET 0) AS s
+"""
 _FIRST_SINCE = f"SELECT {_YOUNG} FROM {_SPANS}"
 _IN_SPAN = "t.topic_id = s.topic_id AND t.seq BETWEEN s.first AND s.last"
 _OF_SPAN = f"(SELECT sum(length(body)) FROM {{}} AS t WHERE {_IN_SPAN})"
@@ -89,7 +93,7 @@ class _WriterReads:
     def __init__(self, writer: FencedWriter, oldest_ms: int | None) -> None:
         self._writer = writer
         self._oldest_ms = oldest_ms
-        #: The first entry of each log that is young enough, among the first PROBED_ENTRIES.
+        #: The first entry that is young enough among the first PROBED_ENTRIES of each log whose first is not.
         self._young: dict[int, int | None] = {}
 
     async def next_logs(self, tenant: str, topic_id: int, *, inclusive: bool) -> LogPiece:
@@ -102,10 +106,10 @@ class _WriterReads:
             return {}
         if self._oldest_ms is None:
             rows = await self._writer.read(_FRONTS, *span_columns(spans))
-        else:
-            probed = span_columns([_probed(span) for span in spans])
-            rows = await self._writer.read(_PROBED_FRONTS, *probed, self._oldest_ms)
-            self._young = {topic_id: young for topic_id, *_, young in rows}
+            return {topic_id: Front(*front) for topic_id, _, _, *front in rows}
+        probed = span_columns([_probed(span) for span in spans])
+        rows = await self._writer.read(_PROBED_FRONTS, *probed, self._oldest_ms)
+        self._young = {topic_id: young for topic_id, *_, young in rows}
         return {topic_id: Front(open_seq, oldest_ms) for topic_id, open_seq, oldest_ms, _ in rows}
 
     async def total_bytes(self, spans: Sequence[LogSpan]) -> Mapping[int, int]:

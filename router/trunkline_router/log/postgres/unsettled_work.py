@@ -13,13 +13,11 @@ from trunkline_router.log.postgres.fence import FencedWriter
 _OF_TENANT = "ARRAY (SELECT delivery_id FROM {} WHERE tenant = $1 LIMIT $2)"
 _READ_OF_TENANT = f"SELECT {_OF_TENANT.format('deliveries')}, {_OF_TENANT.format('dead_letters')}"
 #: Scans all deliveries of the agents: an index would cost every message for the few that are erased
-#: unsettled. OFFSET 0 keeps the keys in a hash table.
+#: unsettled. IS TRUE keeps the keys in a hash table: a join would compare each delivery with each of them.
 _OF_MESSAGES = """
     ARRAY (
-        SELECT delivery_id FROM (
-            SELECT * FROM {} WHERE tenant = $1 AND agent = ANY ($2::text[]) OFFSET 0
-        ) AS of_agents
-        WHERE (topic_id, seq) IN (SELECT * FROM unnest($3::bigint[], $4::bigint[]))
+        SELECT delivery_id FROM {} WHERE tenant = $1 AND agent = ANY ($2::text[])
+        AND ((topic_id, seq) IN (SELECT * FROM unnest($3::bigint[], $4::bigint[]))) IS TRUE
     )
 """
 _READ_OF_MESSAGES = f"SELECT {_OF_MESSAGES.format('deliveries')}, {_OF_MESSAGES.format('dead_letters')}"
