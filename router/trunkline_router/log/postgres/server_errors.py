@@ -55,6 +55,8 @@ def explain(error: BaseException) -> str:
         return f"the host is unknown: {error.strerror}"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
+    if _lacks_tls(error):
+        return "the server has no TLS (SSL), which the sslmode of the URL demands"
     if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)) and not str(error):
         return "the connection broke"
     return _one_line(str(error)) or type(error).__name__
@@ -83,9 +85,14 @@ def is_permanent(error: BaseException) -> bool:
     """Whether an attempt to connect failed for a reason that time does not heal."""
     if isinstance(error, asyncpg.PostgresError):
         return error.sqlstate in _PERMANENT
-    return isinstance(
+    return _lacks_tls(error) or isinstance(
         error, (asyncpg.TargetServerAttributeNotMatched, asyncpg.InterfaceError, ssl.SSLCertVerificationError)
     )
+
+
+def _lacks_tls(error: BaseException) -> bool:
+    # asyncpg raises no class of its own.
+    return type(error) is ConnectionError and "rejected SSL" in str(error)
 
 
 def _explain_server(error: asyncpg.PostgresError) -> str:
