@@ -12,6 +12,7 @@ from trunkline_router.log.batch import (
     Batch,
 )
 from trunkline_router.log.postgres.batch_part import Part, columns_of, transposed
+from trunkline_router.log.postgres.stored_text import to_column
 from trunkline_router.log.stored_entries import checksum
 
 
@@ -104,7 +105,8 @@ ENDED = Part(
 
 
 def _opens(batch: Batch) -> list[list[Any]]:
-    return columns_of(batch.opens, 4)
+    topic_ids, seqs, names, epochs = columns_of(batch.opens, 4)
+    return [topic_ids, seqs, list(map(to_column, names)), epochs]
 
 
 OPENS = Part(
@@ -141,7 +143,9 @@ DELTAS = Part(
 
 def _producers(batch: Batch) -> list[list[Any]]:
     ended = set(batch.ended)
-    rows = [(*key, *producer) for key, producer in batch.producers.items() if key not in ended]
+    rows = [
+        (*key, to_column(name), epoch) for key, (name, epoch) in batch.producers.items() if key not in ended
+    ]
     return transposed(rows, 4)
 
 

@@ -1,7 +1,7 @@
 """Texts in columns: PostgreSQL's `text` holds every character but NUL, which a few values may contain.
 
-Names of API keys, token ids, targets of audit records, and reasons of dead letters may. Each NUL is stored as
-an escape sequence; texts without NUL and DLE, nearly all, are stored as they are.
+Names of producers and of API keys, token ids, targets of audit records, and reasons of dead letters may. Each
+NUL is stored as an escape sequence; texts without NUL and DLE, nearly all, are stored as they are.
 """
 
 from __future__ import annotations

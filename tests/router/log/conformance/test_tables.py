@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from trunkline_router.core.values.log_records import (
     Attempts,
     Checkpoint,
@@ -124,6 +125,18 @@ async def test_a_checkpoint_may_change_the_producer_alone(log: Log) -> None:
     (one,) = await append(log, pending_entry(producer=WORKER))
     await checkpoint(log, one, producer=Producer("other", 2))
     assert await log.open_messages() == [StoredOpen(ALICE, one.stored, Producer("other", 2), [])]
+
+
+@pytest.mark.parametrize("name", ["\0", "a\0b", "\x10", "\x100", "é\n"])
+async def test_a_producer_may_have_any_name(log: Log, name: str) -> None:
+    opened, taken_over = await append(
+        log, pending_entry(producer=Producer(name, 1)), pending_entry(producer=WORKER)
+    )
+    await checkpoint(log, taken_over, producer=Producer(name, 2))
+    await checkpoint(log, taken_over, "text", producer=Producer(name, 2))
+    producers = [stored.producer for stored in await log.open_messages()]
+    assert producers == [Producer(name, 1), Producer(name, 2)]
+    await append(log, end(opened))
 
 
 async def test_checkpoints_of_closed_messages_have_no_effect(log: Log) -> None:
