@@ -17,6 +17,7 @@ import os
 import random
 import sys
 
+import structlog
 from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, ROLE_USER, Author, Message, Part, TextPart
 from trunkline_router.core.values.log_records import PendingEntry, Transaction
 from trunkline_router.core.values.topics import GROUP, TopicKey, address_of
@@ -67,6 +68,7 @@ async def write(log: Log, term: str) -> None:
 
 async def main() -> None:
     """Own the log again and again, each time as another incarnation."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if os.environ.get("LOG_UNFENCED"):
         fence._FENCE = "SELECT 1 WHERE $1::bigint > 0"
     for number in itertools.count():
