@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
 from trunkline_router.log.batch import Batch
 from trunkline_router.log.postgres import delivery_parts, entry_parts, forks
-from trunkline_router.log.postgres.batch_part import Part
+from trunkline_router.log.postgres.batch_part import Part, joined, number_parameters, parameters_in
 from trunkline_router.log.postgres.id_blocks import RESERVE_IDS
 
 #: Combinations of kinds whose statements are kept: more than occur.
 _STATEMENTS = 1024
 #: Number of the first parameter that FencedWriter.write leaves free.
 _FIRST_PARAMETER = 3
-_PARAMETER = re.compile("%([0-9]+)")
 
 _FOUND = "(SELECT jsonb_agg(DISTINCT jsonb_build_array(topic_id, seq)) FROM withdrawn)"
 _CANCELLED = "(SELECT jsonb_agg(jsonb_build_array(topic_id, message_id)) FROM answered_cancelled)"
 
+_OPENS = joined(entry_parts.OPENS, delivery_parts.ANSWERED)
 #: Kinds of rows whose part does not depend on the other kinds.
 _PARTS = {
-    "ended": entry_parts.ENDED,
-    "deltas": entry_parts.DELTAS,
-    "producers": entry_parts.PRODUCERS,
-    "changed": entry_parts.CHANGED,
+    "changed": joined(entry_parts.CHANGED, entry_parts.ENDED),
+    "producers": joined(entry_parts.PRODUCERS, entry_parts.DELTAS),
     "topics": entry_parts.TOPICS,
     "messages": entry_parts.MESSAGES,
     "events": entry_parts.EVENTS,
-    "opens": entry_parts.OPENS,
-    "answered": delivery_parts.ANSWERED,
+    "opens": _OPENS,
     "keys": entry_parts.KEYS,
     "deliveries": delivery_parts.DELIVERIES,
     "receipts": entry_parts.RECEIPTS,
@@ -87,13 +83,8 @@ def _statement(*texts: str) -> Statement:
     parts = []
     for text in texts:
         parts.append(number_parameters(text, first))
-        first += max(int(number) for number in _PARAMETER.findall(text))
+        first += parameters_in(text)
     found = _FOUND if delivery_parts.WITHDRAWN.text in texts else "NULL"
-    cancelled = _CANCELLED if delivery_parts.ANSWERED.text in texts else "NULL"
+    cancelled = _CANCELLED if _OPENS.text in texts else "NULL"
     has_result = found != cancelled
     return Statement(",\n".join(parts), f"jsonb_build_array({found}, {cancelled})" if has_result else "NULL")
-
-
-def number_parameters(text: str, first: int) -> str:
-    """Replace %1, %2, … in the text of a part by the statement's parameters from $first on."""
-    return _PARAMETER.sub(lambda match: f"${first - 1 + int(match[1])}", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trunkline_router.core.values.stored_records import StoredDelivery
-from trunkline_router.log.postgres.batch_statement import number_parameters
+from trunkline_router.log.postgres.batch_part import number_parameters
 from trunkline_router.log.postgres.fence import FencedWriter
 from trunkline_router.log.postgres.id_blocks import RESERVE_IDS, IdBlocks
 from trunkline_router.log.stored_values import StoredValues
