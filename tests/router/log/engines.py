@@ -104,29 +104,34 @@ def open_encrypted_sqlite(folder: Path) -> Opener:
     return opener
 
 
+async def open_schema(dsn: str, data_keys: DataKeys | None = None) -> Log:
+    """Open a log in PostgreSQL. Closing it releases its lease: the next open need not wait."""
+    # Scripts that use SQLite import this module without what servers need.
+    from trunkline_router.log.postgres.database import PostgresDatabase
+
+    database = PostgresDatabase(dsn, data_keys=data_keys, clock=clock, keep_keys_ms=HOUR_MS)
+    log, lease = await database.acquire(lambda: None)
+    close_log = log.close
+
+    async def close() -> None:
+        await close_log()
+        await lease.release()
+        await database.close()
+
+    log.close = close  # type: ignore[method-assign]
+    return log
+
+
 def open_postgres(_: Path, version: int = 18, data_keys: DataKeys | None = None) -> Opener:
-    """The log is in a schema of its own; closing it releases its lease: the next open need not wait."""
+    """The log is in a schema of its own."""
     schema: list[str] = []
 
     async def opener() -> Log:
-        # Scripts that use SQLite import this module without what servers need.
-        from trunkline_router.log.postgres.database import PostgresDatabase
-
         from tests.support.postgres import shared_server
 
         if not schema:
             schema.append(shared_server(version).fresh_schema())
-        database = PostgresDatabase(schema[0], data_keys=data_keys, clock=clock, keep_keys_ms=HOUR_MS)
-        log, lease = await database.acquire(lambda: None)
-        close_log = log.close
-
-        async def close() -> None:
-            await close_log()
-            await lease.release()
-            await database.close()
-
-        log.close = close  # type: ignore[method-assign]
-        return log
+        return await open_schema(schema[0], data_keys)
 
     return opener
 

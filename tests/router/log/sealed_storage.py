@@ -25,7 +25,7 @@ from trunkline_router.log.interface import Log
 from trunkline_router.log.sqlite.engine import SqliteLog
 from trunkline_router.log.stored_entries import checksum
 
-from tests.router.log.engines import ALICE, NOW_MS, a_key, append, clock, deltas, edit, pending_entry
+from tests.router.log.engines import ALICE, NOW_MS, a_key, append, deltas, edit, open_schema, pending_entry
 
 TEXT = "what only the reader may know"
 SECRET = "a-secret-that-signs-tokens"
@@ -97,20 +97,8 @@ class Schema:
         self.dsn = dsn
 
     async def open(self, keys: DataKeys | None = None) -> Log:
-        """See Storage. When it is closed, the next open need not wait."""
-        from trunkline_router.log.postgres.database import PostgresDatabase
-
-        database = PostgresDatabase(self.dsn, data_keys=keys, clock=clock)
-        log, lease = await database.acquire(lambda: None)
-        close_log = log.close
-
-        async def close() -> None:
-            await close_log()
-            await lease.release()
-            await database.close()
-
-        log.close = close  # type: ignore[method-assign]
-        return log
+        """See Storage."""
+        return await open_schema(self.dsn, keys)
 
     async def holds(self, *texts: str) -> list[str]:
         """See Storage: in the rows of all tables."""

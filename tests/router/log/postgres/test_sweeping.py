@@ -1,11 +1,11 @@
-"""Housekeeping in PostgreSQL: the size of pieces, and what is kept of routers and their commits."""
+"""Erasure, pruning and housekeeping in PostgreSQL: the size of pieces, and what stays of routers."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from trunkline_router.core.values.log_records import AppendResult
+from trunkline_router.core.values.log_records import AppendResult, Cursor, ErasedPiece, HistoryLimits
 from trunkline_router.core.values.topics import GROUP, TopicKey
 from trunkline_router.log.interface import Log
 from trunkline_router.log.postgres import sweeper
@@ -86,7 +86,7 @@ async def test_expired_keys_are_found_wherever_they_are_in_the_table(
     deleted = []
     for _ in range(30):
         before = await rows(schema, "idempotency")
-        await log.sweep(NOW_MS + 26 * HOUR_MS + 1_000)
+        await log.sweep(NOW_MS + HOUR_MS + 1_000)
         deleted.append(before - await rows(schema, "idempotency"))
     assert sum(deleted) == 1_000
     # Two pages.
@@ -139,3 +139,28 @@ async def test_routers_of_long_ago_are_forgotten_with_their_commits(schema: Sche
         "SELECT FROM commits WHERE incarnation NOT IN (SELECT incarnation FROM routers)"
     )
     assert orphans == []
+
+
+async def test_pieces_of_erasures_and_prunings_are_bounded(schema: Schema, log: Log) -> None:
+    for _ in range(3):
+        await append(log, *(pending_entry(ROOM, deliver=True) for _ in range(2_000)))
+    await append(log, *(pending_entry(topic) for topic in MANY))
+    limits = HistoryLimits(max_messages=3_500)
+    calls: list[Callable[[Cursor | None], Awaitable[ErasedPiece]]] = [
+        lambda cursor: log.prune("acme", limits, cursor, NOW_MS),
+        lambda cursor: log.erase_user("acme", "alice", cursor),
+        lambda _: log.erase_tenant("acme"),
+    ]
+    for call, expected in zip(calls, (2_500, 4_500, 4_500), strict=True):
+        erased, cursor = 0, None
+        while True:
+            deliveries = await rows(schema, "deliveries")
+            piece = await call(cursor)
+            assert deliveries - await rows(schema, "deliveries") <= 2_000
+            if call is not calls[2]:
+                assert piece.messages <= 2_000
+            erased += piece.messages
+            cursor = piece.cursor
+            if cursor is None:
+                break
+        assert erased == expected
