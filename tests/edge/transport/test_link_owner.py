@@ -116,6 +116,17 @@ async def test_a_link_to_a_router_that_lost_the_log_is_closed_though_the_router_
         await asyncio.wait_for(link.over, PATIENCE_S)
 
 
+async def test_of_several_routers_the_one_that_took_over_is_linked_to_first() -> None:
+    async with two_routers(owner=0) as routers, running_router() as third:
+        await third.lose()
+        async with running_edge(at([*routers, third])) as edge:
+            await linked_to(edge, routers[0])
+            await routers[0].report(False)
+            await third.take_over()
+            await linked_to(edge, third)
+            assert routers[1].attempts == 0
+
+
 async def test_readiness_names_the_router_that_the_edge_is_linked_to() -> None:
     async with two_routers(owner=0) as routers, running_edge(at(routers)) as edge:
         await linked_to(edge, routers[0])
