@@ -69,7 +69,7 @@ fuzz: setup $(INSTALLED_FUZZ) ## fuzz the dialects for a minute; FUZZ_SECONDS=60
 	$(BIN)/python fuzz/run.py
 
 soak: setup ## run the state machines with many steps; MINUTES=60 sets the time for each, SEED= repeats a run, MACHINE= chooses
-	$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(MACHINE),--machine $(MACHINE))
+	PYTHONPATH=deploy $(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(MACHINE),--machine $(MACHINE))
 
 stress: setup ## inject faults into routers and databases; SEED= repeats a run, SCENARIO= chooses, ROUNDS= sets how many
 	PYTHONPATH=deploy $(BIN)/python -m tests.stress $(if $(SEED),--seed $(SEED)) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(ROUNDS),--rounds $(ROUNDS))

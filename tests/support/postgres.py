@@ -14,6 +14,7 @@ as the plain role `trunkline`, with a password; `execute` runs SQL as superuser.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import random
@@ -333,6 +334,7 @@ def shared_server(version: int = NEWEST) -> PostgresServer:
     Tests must not stop it: use `PostgresServer.create` for that.
     """
     if version not in _shared:
+        atexit.register(close_shared_servers)
         _shared[version] = PostgresServer.create(version)
     return _shared[version]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-import os
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from hashlib import blake2b
@@ -152,15 +151,10 @@ ENGINES: dict[str, Callable[[Path], Opener]] = {
     "sqlite": open_sqlite,
     "sqlite-few-recent-keys": open_sqlite_with_few_recent_keys,
     "sqlite-encrypted": open_encrypted_sqlite,
-}
-
-POSTGRES_ENGINES: dict[str, Callable[[Path], Opener]] = {
     "postgres": open_postgres,
     "postgres-16": partial(open_postgres, version=16),
     "postgres-encrypted": open_encrypted_postgres,
 }
-if os.environ.get("TRUNKLINE_TEST_POSTGRES"):
-    ENGINES |= POSTGRES_ENGINES
 
 
 _keys = itertools.count(1)

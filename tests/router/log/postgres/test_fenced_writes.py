@@ -50,9 +50,7 @@ from tests.router.log.engines import (
     recall,
 )
 from tests.router.log.postgres.stored_rows import stored_rows
-from tests.support.postgres import shared_server, unfinished
-
-pytestmark = unfinished
+from tests.support.postgres import shared_server
 
 TEAM: TopicKey = ("acme", "echo", "web", GROUP, "team")
 GONE: TopicKey = ("acme", "echo", "web", PERSON, "gone")
