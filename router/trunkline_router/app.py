@@ -141,7 +141,7 @@ class Router:
         """Stop without loss: 1. report NOT_SERVING, 2. end streams, 3. commit the queue, 4. close the log."""
         if self._listening:
             _log.info("router is stopping")
-            await self._health.enter_graceful_shutdown()
+            await self._health.end()
             if self._term is not None:
                 self._term.runtime.end_streams(catalogue.ROUTER_UNAVAILABLE.refused())
             await self._server.stop(GRACE_S)

@@ -24,11 +24,17 @@ MIN_CHARS, MAX_CHARS = 16, 1024
 def operator_key(settings: RouterSettings) -> str:
     """Return the configured key, else the one in the data folder, which is created if missing.
 
+    Routers that share a database must be given one.
+
     Raises StartError, whose text never contains a key.
     """
     path = settings.data_dir / FILE
     if key := settings.operator_key.get_secret_value():
         return _validated(key, "TRUNKLINE_OPERATOR_KEY")
+    if settings.database_url.get_secret_value():
+        raise StartError(
+            "TRUNKLINE_DATABASE_URL requires TRUNKLINE_OPERATOR_KEY: routers that share a log need one key."
+        )
     try:
         if not path.exists():
             _create(path)

@@ -30,6 +30,8 @@ _log = structlog.get_logger()
 
 #: Interval at which leases and delayed redeliveries are checked.
 TICK_S = 0.25
+#: Time for which calls wait while the runtime is suspended.
+SUSPENSION_PATIENCE_S = 3.0
 
 R = TypeVar("R")
 
@@ -157,10 +159,16 @@ class RouterRuntime:
             for stream in self.streams.values():
                 stream.wake.set()
 
-    def check_owned(self) -> None:
-        """Raises Refused LOG_UNAVAILABLE while suspended."""
+    async def wait_until_owned(self) -> None:
+        """Wait while suspended. Raises Refused LOG_UNAVAILABLE if that lasts."""
         if self.is_suspended():
-            raise catalogue.LOG_UNAVAILABLE.refused()
+            try:
+                async with asyncio.timeout(SUSPENSION_PATIENCE_S):
+                    while self.is_suspended():
+                        self._progress.clear()
+                        await self._progress.wait()
+            except TimeoutError:
+                raise catalogue.LOG_UNAVAILABLE.refused() from None
 
     async def write(
         self, operation: Callable[[], Awaitable[R]], applied: Callable[[R], object] = lambda _: None

@@ -46,6 +46,17 @@ class RouterSettings(ProcessSettings):
     data_dir: Path = Field(
         default=Path("data"), description="Folder of the log and of uploads; created if missing"
     )
+    database_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="PostgreSQL database of the log, as postgresql://user:password@host/name, which other"
+        " routers may share; if empty, the log is in the data folder",
+    )
+    ownership_lease_s: float = Field(
+        default=5,
+        ge=0.5,
+        le=300,
+        description="Silence after which a router loses the log in PostgreSQL to another one",
+    )
     data_key: SecretStr = Field(
         default=SecretStr(""),
         description="Key that encrypts secrets, and messages of tenants that want it: base64 of 32 bytes",

@@ -20,7 +20,7 @@ from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
 from trunkline.v1.edge_service_pb2_grpc import EdgeServiceStub
 from trunkline.v1.history_service_pb2 import ListMessagesRequest
 from trunkline.v1.history_service_pb2_grpc import HistoryServiceStub
-from trunkline_router import app, term
+from trunkline_router import app, runtime, term
 from trunkline_router.app import Router
 from trunkline_router.core.values.topics import GROUP
 from trunkline_router.grpc_options import server_options
@@ -103,9 +103,12 @@ class Running:
         answer = await self._health.Check(request, timeout=PATIENCE_S)
         return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
+    def watch(self) -> Any:
+        return self._health.Watch(health_pb2.HealthCheckRequest(service="trunkline.v1.EdgeService"))
+
     async def until(self, service_status: str) -> None:
         """Wait for a status by watching it."""
-        watch = self._health.Watch(health_pb2.HealthCheckRequest(service="trunkline.v1.EdgeService"))
+        watch = self.watch()
         async with asyncio.timeout(PATIENCE_S):
             async for answer in watch:
                 if health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status) == service_status:
@@ -135,15 +138,18 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedDatabas
     database = ScriptedDatabase(tmp_path)
     monkeypatch.setattr(app, "open_database", lambda _: database)
     monkeypatch.setattr(app, "RETRY_S", 0.01)
+    monkeypatch.setattr(runtime, "SUSPENSION_PATIENCE_S", 0.3)
     monkeypatch.setattr(term, "LEAVE_S", 0.05)
     return database
 
 
 @asynccontextmanager
-async def running(database: ScriptedDatabase, folder: Path) -> AsyncIterator[Running]:
+async def running(
+    database: ScriptedDatabase, folder: Path, stop: asyncio.Event | None = None
+) -> AsyncIterator[Running]:
     """Run a router until the block ends, from when it listens."""
     settings = RouterSettings(data_dir=folder, router_listen="127.0.0.1:0", tenants=(TENANT,), lease_s=0.3)
-    stop = asyncio.Event()
+    stop = stop or asyncio.Event()
     router = Router(settings, server_options(100, 600))
     serving = asyncio.create_task(router.run(stop))
     try:
@@ -225,6 +231,30 @@ async def test_a_suspended_router_answers_no_call_and_says_that_it_is_not_ready(
     owner.database.lease.valid = True
     assert await owner.publish("milk") == "OK"
     assert await owner.texts() == ["tea", "milk"]
+
+
+async def test_a_call_waits_while_the_log_is_in_doubt_for_a_moment(owner: Running) -> None:
+    owner.database.lease.valid = False
+    publishing = asyncio.create_task(owner.publish("tea"))
+    await owner.until("NOT_SERVING")
+    assert not publishing.done()
+    owner.database.lease.valid = True
+    assert await publishing == "OK"
+
+
+async def test_those_who_watch_the_health_do_not_delay_the_stop(
+    database: ScriptedDatabase, tmp_path: Path
+) -> None:
+    database.free.set()
+    stop = asyncio.Event()
+    async with running(database, tmp_path, stop) as router:
+        watch = router.watch()
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        began = asyncio.get_running_loop().time()
+        stop.set()
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await watch.read() is grpc.aio.EOF
+        assert asyncio.get_running_loop().time() - began < term.GRACE_S
 
 
 async def test_what_was_read_before_the_log_was_in_doubt_is_not_answered_after(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from contextlib import aclosing
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,7 @@ from trunkline_router.log.sqlite.database import SqliteDatabase
 
 if TYPE_CHECKING:
     # The commands need the data folder only, and are quick without the settings.
+    from trunkline_router.log.postgres.database import PostgresDatabase
     from trunkline_router.settings import RouterSettings
 
 #: Name of the database in the data folder.
@@ -41,6 +43,15 @@ def open_database(settings: RouterSettings) -> LogDatabase:
         data_keys = load_data_keys(settings)
     except DataKeyError as error:
         raise StartError(str(error)) from None
+    if url := settings.database_url.get_secret_value():
+        address = f"{socket.gethostname()} ({settings.router_listen})"
+        return _postgres_database()(
+            url,
+            data_keys=data_keys,
+            lease_s=settings.ownership_lease_s,
+            address=address,
+            data_dir=settings.data_dir,
+        )
     return SqliteDatabase(settings.data_dir / SQLITE_FILE, data_keys)
 
 
@@ -146,12 +157,26 @@ def _refuse_database(advice: str) -> None:
         raise BackupFailed(f"{DATABASE_URL} is set, so the log is in PostgreSQL: {advice}")
 
 
+def _postgres_database() -> type[PostgresDatabase]:
+    """Import the engine, which only those who use it must have installed. Raises StartError."""
+    try:
+        from trunkline_router.log.postgres.database import PostgresDatabase
+    except ModuleNotFoundError as error:
+        raise StartError(_missing_package(error)) from None
+    return PostgresDatabase
+
+
 def _postgres() -> ModuleType:
     """Import what copies and checks logs in PostgreSQL. Raises CopyFailed."""
     try:
         from trunkline_router.log.postgres import copied_database
     except ModuleNotFoundError as error:
-        if error.name != "asyncpg":
-            raise
-        raise CopyFailed('PostgreSQL needs a package: pip install "trunkline[postgres]"') from None
+        raise CopyFailed(_missing_package(error)) from None
     return copied_database
+
+
+def _missing_package(error: ModuleNotFoundError) -> str:
+    """Return the problem and its remedy. Raises an error that is about another module."""
+    if error.name != "asyncpg":
+        raise error
+    return 'PostgreSQL needs a package: pip install "trunkline[postgres]"'

@@ -112,7 +112,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             assert task is not None
             self._calls.add(task)
             try:
-                self._runtime.check_owned()
+                await self._runtime.wait_until_owned()
                 admission.identify()
                 if is_stream:
                     await admission.admit_stream()
@@ -128,8 +128,8 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
                 if rule.is_audited and not admission.call.is_recorded:
                     await self._record_unchanged(admission.call, rpc)
                 if rule.is_read:
-                    # Another router may have changed what was read.
-                    self._runtime.check_owned()
+                    # While in doubt: another router may have changed what was read.
+                    await self._runtime.wait_until_owned()
                 return response
             except Refused as reason:
                 await refuse(context, reason, admission.call)

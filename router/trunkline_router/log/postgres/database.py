@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-from trunkline_router.log.data_keys import DataKeys
+import structlog
+from trunkline_runtime.process import StartError
+
+from trunkline_router.log.data_keys import DataKeyError, DataKeys
 from trunkline_router.log.encryption import Encryption
+from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.ownership import OwnedLog
-from trunkline_router.log.postgres.connector import WRITER_SETTINGS, Connector, close_connection
+from trunkline_router.log.postgres.connector import (
+    FIRST_PAUSE_S,
+    WRITER_SETTINGS,
+    ConnectFailed,
+    Connection,
+    Connector,
+    back_off,
+)
 from trunkline_router.log.postgres.dsn import Dsn
 from trunkline_router.log.postgres.engine import PostgresLog
 from trunkline_router.log.postgres.fence import FencedWriter
+from trunkline_router.log.postgres.forks import fork_all
 from trunkline_router.log.postgres.id_blocks import IdBlocks
+from trunkline_router.log.postgres.installation_file import check_installation
 from trunkline_router.log.postgres.key_store import KeyStore
 from trunkline_router.log.postgres.lease import PostgresLease
 from trunkline_router.log.postgres.read_pool import Connections
 from trunkline_router.log.postgres.reader import Reader
+from trunkline_router.log.postgres.schema import prepare_schema
+from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, explain
+from trunkline_router.log.postgres.takeover import POLL_S, SESSION_NAME, Ownership, Standby
 from trunkline_router.log.stored_values import StoredValues
 
-_SCHEMA = Path(__file__).with_name("schema.sql")
+_log = structlog.get_logger()
+
 _HOUR_MS = 3_600_000
 
 
@@ -40,18 +59,24 @@ class PostgresDatabase:
         clock: Callable[[], int] = _now_ms,
         lease_s: float = 5,
         address: str = "",
+        data_dir: Path | None = None,
         keep_keys_ms: int = 26 * _HOUR_MS,
         cached_heads: int = 100_000,
     ) -> None:
-        """Connects to nothing yet. Raises StartError. `address` is where this router listens, for people."""
+        """Connects to nothing yet. Raises StartError.
+
+        `address` is where this router listens, for people. `data_dir` remembers the installation.
+        """
         self._dsn = Dsn.parse(dsn)
         self._data_keys = data_keys
+        self._data_dir = data_dir
         self._clock = clock
         self._lease_s = lease_s
         self._address = address
         self._keep_keys_ms = keep_keys_ms
         self._cached_heads = cached_heads
         self._boot_id = secrets.token_hex(8)
+        self._has_connected = False
 
     def describe(self) -> str:
         """See LogDatabase."""
@@ -59,37 +84,107 @@ class PostgresDatabase:
 
     async def acquire(self, must_wait: Callable[[], None]) -> OwnedLog:
         """See LogDatabase."""
-        first = await Connector(self._dsn).reconnect()
+        standby = Standby(self._boot_id, self._address, self._lease_s)
+        problem, pause_s = "", FIRST_PAUSE_S
+        connection: Connection | None = None
         try:
-            if not await first.fetchval("SELECT to_regclass('installation')"):
-                await first.execute(_SCHEMA.read_text())
-            incarnation = await first.fetchval(
-                "INSERT INTO routers (boot_id, address) VALUES ($1, $2) RETURNING incarnation",
-                self._boot_id,
-                self._address,
-            )
+            while True:
+                try:
+                    if connection is None:
+                        connection = await self._connect()
+                        problem, pause_s = "", FIRST_PAUSE_S
+                    if (ownership := await standby.try_to_own(connection)) is not None:
+                        return await self._open(ownership)
+                except (LogUnavailable, *DATABASE_ERRORS) as error:
+                    if str(error) != problem:
+                        problem = str(error)
+                        _log.warning("the database is not available; trying again", problem=explain(error))
+                    if connection is not None:
+                        connection.terminate()
+                        connection = None
+                must_wait()
+                if connection is None:
+                    pause_s = await back_off(pause_s)
+                else:
+                    await asyncio.sleep(POLL_S)
         finally:
-            await close_connection(first)
-        name = f"trunkline {incarnation}"
-        connector = Connector(self._dsn, name, WRITER_SETTINGS)
-        writer = FencedWriter(await connector.connect(), connector, incarnation)
-        encryption = Encryption(self._data_keys)
-        key_store = KeyStore(encryption, writer, self._clock)
-        await key_store.open()
-        ids = IdBlocks()
-        await ids.open(writer)
-        connections = Connections(Connector(self._dsn, name))
-        log = PostgresLog(
-            writer,
-            Reader(connections, StoredValues(encryption), encryption),
-            key_store,
-            encryption,
-            ids,
-            self._clock,
-            keep_keys_ms=self._keep_keys_ms,
-            cached_heads=self._cached_heads,
-        )
-        return OwnedLog(log, PostgresLease())
+            if connection is not None:
+                connection.terminate()
+
+    async def _connect(self) -> Connection:
+        """Connect, and prepare the schema. Raises LogUnavailable and StartError.
+
+        StartError only until this router was connected once: a failover may show for a moment what would
+        otherwise be for a person to change.
+        """
+        try:
+            connection = await self._prepared()
+        except StartError as error:
+            if self._has_connected:
+                raise LogUnavailable(str(error)) from None
+            raise StartError(f"{error}. TRUNKLINE_DATABASE_URL is {self.describe()}.") from None
+        self._has_connected = True
+        return connection
+
+    async def _prepared(self) -> Connection:
+        try:
+            connection = await Connector(self._dsn).connect()
+        except ConnectFailed as error:
+            if error.is_permanent:
+                raise StartError(str(error)) from None
+            raise
+        try:
+            installation_id = await prepare_schema(connection)
+            if self._data_dir is not None:
+                check_installation(self._data_dir, installation_id)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    async def _open(self, ownership: Ownership) -> OwnedLog:
+        """Open the log for a new incarnation. If that fails, others take the log as from a dead router."""
+        name = SESSION_NAME.format(ownership.incarnation)
+        connector, readers = Connector(self._dsn, name, WRITER_SETTINGS), Connector(self._dsn, name)
+        async with AsyncExitStack() as undo:
+            writer = FencedWriter(await connector.connect(), connector, ownership.incarnation)
+            undo.push_async_callback(writer.close)
+            renewals = await readers.connect()
+            lease = PostgresLease(renewals, readers, writer, self._lease_s, ownership.acquired_at)
+            undo.push_async_callback(lease.release)
+            await _fork_older_copy(writer)
+            encryption = Encryption(self._data_keys)
+            key_store = KeyStore(encryption, writer, self._clock)
+            try:
+                await key_store.open()
+            except DataKeyError as error:
+                raise StartError(str(error)) from None
+            ids = IdBlocks()
+            await ids.open(writer)
+            log = PostgresLog(
+                writer,
+                Reader(Connections(readers), StoredValues(encryption), encryption),
+                key_store,
+                encryption,
+                ids,
+                self._clock,
+                keep_keys_ms=self._keep_keys_ms,
+                cached_heads=self._cached_heads,
+            )
+            undo.pop_all()
+        return OwnedLog(log, lease)
 
     async def close(self) -> None:
         """See LogDatabase."""
+
+
+async def _fork_older_copy(writer: FencedWriter) -> None:
+    """Begin new epochs of all logs if some log was found to lack entries that were committed."""
+    ((is_older_copy,),) = await writer.read("SELECT is_older_copy FROM installation")
+    if is_older_copy:
+        logs = await fork_all(writer)
+        _log.error(
+            "the database has lost commits, as by a failover to a server that lacked them: clients get"
+            " `recovered: false`; revocations, erasures and settings made since must be made again",
+            logs=logs,
+        )

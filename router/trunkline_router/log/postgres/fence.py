@@ -91,18 +91,11 @@ class FencedWriter:
         self._operations: set[asyncio.Task[Any]] = set()
         #: Time of the loop at which the running statement was sent; 0 for none.
         self._sent_at = 0.0
-        self._fenced = asyncio.Event()
+        self._is_fenced = False
+        #: Called once a write finds that another router owns the log, before the write raises.
+        self.on_fenced: Callable[[], None] = lambda: None
         self._closed = False
         self._watch = asyncio.create_task(self._watch_silence())
-
-    @property
-    def is_fenced(self) -> bool:
-        """Whether a write found that another router owns the log. True before that write raises."""
-        return self._fenced.is_set()
-
-    async def fenced(self) -> None:
-        """Wait until a write found that another router owns the log."""
-        await self._fenced.wait()
 
     async def read(self, text: str, *args: object) -> list[asyncpg.Record]:
         """Run a query on the writer's connection: it sees all commits so far.
@@ -132,7 +125,7 @@ class FencedWriter:
             row = await connection.fetchrow(text, self.incarnation, batch, *args)
             assert row is not None
             if not row[0]:
-                self._fenced.set()
+                self._fence()
                 raise Fenced(_FENCED)
             return _decode(row[1])
 
@@ -148,7 +141,7 @@ class FencedWriter:
         async def attempt(connection: Connection, batch: int) -> Any:
             async with connection.transaction():
                 if not await connection.fetch(_FENCE, self.incarnation):
-                    self._fenced.set()
+                    self._fence()
                     raise Fenced(_FENCED)
                 result = await run(connection)
                 await connection.execute(_NUMBER, self.incarnation, batch, json.dumps(result))
@@ -181,7 +174,7 @@ class FencedWriter:
         async with self._lock:
             pause_s = 0.0
             while True:
-                if self._fenced.is_set():
+                if self._is_fenced:
                     raise Fenced(_FENCED)
                 connection = await self._connected()
                 self._batch += 1
@@ -225,12 +218,17 @@ class FencedWriter:
         if not owned:
             # The fence closed after the last commit, so that this reads its final state.
             row = await self._timed(connection.fetchrow(_LOOK_UP, self.incarnation, batch))
-            self._fenced.set()
+            self._fence()
         if row is not None and not row["void"]:
             return _Committed(_decode(row["result"]))
         if not owned:
             raise Fenced(_FENCED)
         return None
+
+    def _fence(self) -> None:
+        if not self._is_fenced:
+            self._is_fenced = True
+            self.on_fenced()
 
     async def _repeat(self, query: Callable[[Connection], Awaitable[_T]]) -> _T:
         async with self._lock:
@@ -251,7 +249,7 @@ class FencedWriter:
         pause_s = FIRST_PAUSE_S
         while self._connection is None or self._connection.is_closed():
             self._connection = await self._connector.reconnect()
-            if self._confirmed and not self.is_fenced:
+            if self._confirmed and not self._is_fenced:
                 try:
                     await self._check_loss(self._connection)
                 except DATABASE_ERRORS as error:
@@ -267,7 +265,7 @@ class FencedWriter:
                 "the database lacks commits that it had confirmed, as after a failover to an asynchronous"
                 " standby: all logs get new epochs"
             )
-            self._fenced.set()
+            self._fence()
             raise Fenced("the database lacks commits that it had confirmed")
 
     def _disconnect(self) -> None:

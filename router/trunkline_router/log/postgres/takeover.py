@@ -1,0 +1,165 @@
+"""Takes the log over, once nobody owns it or its owner has lost it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import asyncpg
+import structlog
+
+from trunkline_router.log.postgres.connector import Connection
+from trunkline_router.log.postgres.lease import clock_s, sureness_s
+
+_log = structlog.get_logger()
+
+#: Interval at which a standby looks at the owner's lease.
+POLL_S = 0.25
+#: Added to a time that must have passed: clocks of two machines run at different rates.
+SLACK_S = 0.25
+#: Time that a takeover waits for the owner's commit under way; its sessions are ended then.
+_LOCK_TIMEOUT_MS = 300
+#: Rows of former routers that are kept for people.
+_KEPT_ROUTERS = 100
+
+#: The sessions of a router have this name, by which others see whether it has any.
+SESSION_NAME = "trunkline {}"
+_OWNER = """
+    SELECT incarnation, alive, address, boot_id, until,
+        extract(epoch FROM clock_timestamp() - until)::float8 AS overdue_s,
+        EXISTS (
+            SELECT FROM pg_stat_activity
+            WHERE application_name = 'trunkline ' || incarnation AND datname = current_database()
+        ) AS is_connected
+    FROM slots LEFT JOIN routers USING (incarnation) LEFT JOIN leases USING (incarnation)
+    WHERE slot = 0
+"""
+_LOCK_SLOT = "SELECT incarnation FROM slots WHERE slot = 0 FOR UPDATE"
+#: Waits for the owner's renewal and commit under way.
+_LOCK_ROUTER = "SELECT 1 FROM routers WHERE incarnation = $1 FOR UPDATE"
+_UNTIL = "SELECT until FROM leases WHERE incarnation = $1"
+_END = "UPDATE routers SET alive = false WHERE incarnation = $1"
+_BEGIN = "INSERT INTO routers (boot_id, address) VALUES ($1, $2) RETURNING incarnation"
+_LEASE = "INSERT INTO leases VALUES ($1, clock_timestamp() + make_interval(secs => $2))"
+_CLAIM = "UPDATE slots SET incarnation = $1, token = token + 1 WHERE slot = 0"
+_FORGET = "DELETE FROM routers WHERE incarnation < $1 AND NOT alive"
+_END_SESSIONS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE application_name = 'trunkline ' || $1::bigint AND datname = current_database()
+"""
+
+
+class Owner(NamedTuple):
+    """The router that owns the log, as a standby sees it."""
+
+    incarnation: int
+    alive: bool
+    address: str
+    boot_id: str
+    #: End of its lease, by the database's clock, which changes with each renewal.
+    until: object
+    #: Time since that end; negative while the lease is in force.
+    overdue_s: float
+    #: It has a session with the database.
+    is_connected: bool
+
+
+class Ownership(NamedTuple):
+    """A new incarnation that owns the log."""
+
+    incarnation: int
+    #: Time before it was acquired, by the clock of leases.
+    acquired_at: float
+
+
+@dataclass(slots=True)
+class _Observation:
+    """An owner's lease, and since when it has been the same."""
+
+    incarnation: int
+    until: object
+    since: float
+
+
+class Standby:
+    """Watches the owner of the log, and takes its place."""
+
+    def __init__(
+        self, boot_id: str, address: str, lease_s: float, clock: Callable[[], float] = clock_s
+    ) -> None:
+        self._boot_id = boot_id
+        self._address = address
+        self._lease_s = lease_s
+        self._clock = clock
+        self._observed: _Observation | None = None
+        self._reported = 0
+
+    async def try_to_own(self, connection: Connection) -> Ownership | None:
+        """Take the log if nobody owns it any more; else return None. Call it every POLL_S.
+
+        Raises what asyncpg raises; the log may be owned then by an incarnation that nobody uses, which loses
+        it like any other.
+        """
+        owner = _owner(await connection.fetchrow(_OWNER))
+        if owner is not None and owner.alive:
+            if not self._has_lost(owner):
+                self._report(owner)
+                return None
+            _log.warning(
+                "the owner of the log is gone; taking it over",
+                owner=owner.address,
+                incarnation=owner.incarnation,
+                lease_ended_s_ago=round(owner.overdue_s, 2),
+                has_sessions=owner.is_connected,
+            )
+        acquired_at = self._clock()
+        try:
+            incarnation = await self._take(connection, owner)
+        except asyncpg.LockNotAvailableError:
+            # It is frozen in the middle of a commit.
+            _log.warning("ending the sessions of the owner", owner=owner.address if owner else "")
+            if owner is not None:
+                await connection.execute(_END_SESSIONS, owner.incarnation)
+            return None
+        return None if incarnation is None else Ownership(incarnation, acquired_at)
+
+    def _has_lost(self, owner: Owner) -> bool:
+        """Whether an owner is not sure any more that it owns the log, and never will be again."""
+        now = self._clock()
+        seen = self._observed
+        if seen is None or (seen.incarnation, seen.until) != (owner.incarnation, owner.until):
+            seen = self._observed = _Observation(owner.incarnation, owner.until, now)
+        unsure_s = sureness_s(self._lease_s) + SLACK_S
+        if owner.overdue_s > unsure_s:
+            return True
+        has_ended = owner.overdue_s > SLACK_S or not owner.is_connected
+        return has_ended and now - seen.since > unsure_s
+
+    async def _take(self, connection: Connection, owner: Owner | None) -> int | None:
+        """Take the place of an owner, or of nobody, unless that has changed meanwhile."""
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
+            former = await connection.fetchval(_LOCK_SLOT)
+            if former != (None if owner is None else owner.incarnation):
+                return None
+            if owner is not None and owner.alive:
+                await connection.execute(_LOCK_ROUTER, owner.incarnation)
+                # Read again: a renewal may have been under way.
+                if await connection.fetchval(_UNTIL, owner.incarnation) != owner.until:
+                    return None
+                await connection.execute(_END, owner.incarnation)
+            incarnation: int = await connection.fetchval(_BEGIN, self._boot_id, self._address)
+            await connection.execute(_LEASE, incarnation, self._lease_s)
+            await connection.execute(_CLAIM, incarnation)
+            await connection.execute(_FORGET, incarnation - _KEPT_ROUTERS)
+        return incarnation
+
+    def _report(self, owner: Owner) -> None:
+        if self._reported != owner.incarnation:
+            self._reported = owner.incarnation
+            _log.info("a standby: another router owns the log", owner=owner.address, boot=owner.boot_id)
+
+
+def _owner(row: asyncpg.Record | None) -> Owner | None:
+    return None if row is None or row["incarnation"] is None else Owner(*row)
