@@ -94,7 +94,9 @@ async def read_dead_letters(
     ):
         # A damaged one is not worth the letter.
         plain = values.value(tenant, SealedTable.DEAD_LETTERS, delivery_id, 0, reason) or b""
-        text = plain.decode() if is_sealed(reason) else from_column(plain.decode())
+        text = plain.decode(errors="replace")
+        if not is_sealed(reason):
+            text = from_column(text)
         letters.append(StoredDeadLetter(delivery_id, body, attempts, text, given_up_ms))
     return letters
 

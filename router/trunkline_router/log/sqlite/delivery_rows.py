@@ -108,7 +108,8 @@ def read_dead_letters(
         # An encrypted reason is a BLOB among TEXT. A damaged one is not worth the letter.
         if kind == "blob":
             text = values.value(tenant, SealedTable.DEAD_LETTERS, delivery_id, 0, bytes.fromhex(reason))
-        letters.append(StoredDeadLetter(delivery_id, body, attempts, (text or b"").decode(), given_up_ms))
+        plain = (text or b"").decode(errors="replace")
+        letters.append(StoredDeadLetter(delivery_id, body, attempts, plain, given_up_ms))
     return letters
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from structlog.testing import capture_logs
 from trunkline.v1.message_pb2 import Message
-from trunkline_router.core.values.log_records import Fork, PageRequest, Producer, Transaction
+from trunkline_router.core.values.log_records import DeadLettered, Fork, PageRequest, Producer, Transaction
 from trunkline_router.core.values.stored_records import AuditQuery
 from trunkline_router.core.values.topics import EMPTY, GROUP, Position, TopicKey
 from trunkline_router.log.data_keys import DataKeys
@@ -194,6 +194,15 @@ async def test_a_changed_row_is_an_error_that_leaves_its_neighbours(postgres_sch
             assert await log.open_messages() == []
         assert [each.delivery_id for each in deliveries] == [1, 2, 4, 5]
         assert {(line["topic_id"], line["seq"]) for line in lines} == {(1, 3), (2, 2)}
+
+
+async def test_a_damaged_reason_is_not_worth_the_dead_letter(postgres_schema: str) -> None:
+    async with postgres_log(postgres_schema) as log:
+        (first,) = await append(log, pending_entry(deliver=True))
+        await log.append(Transaction(dead_lettered=[DeadLettered(first.delivery_id, 1, "why")]))
+        await execute(postgres_schema, "UPDATE dead_letters SET reason = '\\x7768ff'")
+        [letter] = await log.dead_letters("acme", "echo", 0, 9)
+        assert (letter.reason, letter.message) == ("wh\ufffd", first.stored)
 
 
 async def test_a_page_is_of_one_state_of_the_log(postgres_schema: str) -> None:

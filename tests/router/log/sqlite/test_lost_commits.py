@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.message_pb2 import Change, Message
-from trunkline_router.core.values.log_records import EntryKind, Page, PageRequest, Producer, Transaction
+from trunkline_router.core.values.log_records import (
+    DeadLettered,
+    EntryKind,
+    Page,
+    PageRequest,
+    Producer,
+    Transaction,
+)
 from trunkline_router.core.values.topics import EMPTY, Position
 from trunkline_router.log.interface import BackupFailed, LogDamaged, LogUnavailable
 from trunkline_router.log.sqlite.backup import back_up, check_file
@@ -333,6 +340,18 @@ async def test_a_changed_row_is_an_error_that_leaves_its_neighbours(tmp_path: Pa
         deliveries = await log.deliveries("acme", "echo", 0, 4)
     assert [each.delivery_id for each in deliveries] == [1, 2, 4, 5]
     assert [(line["topic_id"], line["seq"]) for line in lines] == [(1, 3)]
+    await log.close()
+
+
+async def test_a_damaged_reason_is_not_worth_the_dead_letter(tmp_path: Path) -> None:
+    log = SqliteLog.open(tmp_path / "log.db")
+    (first,) = await append(log, pending_entry(deliver=True))
+    await log.append(Transaction(dead_lettered=[DeadLettered(first.delivery_id, 1, "why")]))
+    with closing(sqlite3.connect(tmp_path / "log.db")) as db:
+        db.execute("UPDATE dead_letters SET reason = CAST(x'7768ff' AS TEXT)")
+        db.commit()
+    [letter] = await log.dead_letters("acme", "echo", 0, 9)
+    assert (letter.reason, letter.message) == ("wh\ufffd", first.stored)
     await log.close()
 
 
