@@ -155,8 +155,23 @@ def failures() -> Iterator[None]:
     from trunkline_router.log.interface import BackupFailed
     from trunkline_router.log.migration.copied_log import CopyDiffers, CopyFailed
 
+    _log_to_stderr()
     try:
         yield
     except (BackupFailed, CopyFailed) as error:
         make_console(stderr=True).print(printable(str(error)), style="red", soft_wrap=True)
         raise typer.Exit(1 if isinstance(error, CopyDiffers) else 2) from None
+
+
+def _log_to_stderr() -> None:
+    """Keep warnings of the log apart from what a command prints."""
+    import logging
+    import sys
+
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        # The stderr of each time.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )

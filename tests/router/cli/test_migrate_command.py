@@ -15,6 +15,8 @@ import pytest
 import typer
 from trunkline_router.cli.data_commands import add_data_commands
 from trunkline_router.cli.migrate_command import add_migrate_command
+from trunkline_router.log.postgres.database import PostgresDatabase
+from trunkline_router.log.postgres.lease import PostgresLease
 from trunkline_router.log.sqlite.database_file import FileLock, connect_writer
 from trunkline_router.log.stored_entries import checksum
 from typer.testing import CliRunner
@@ -139,7 +141,7 @@ def test_rights_that_are_missing_are_named(source: Path, postgres_schema: str) -
     server = shared_server()
     schema = postgres_schema.partition("search_path=")[2]
     server.execute(f"ALTER SCHEMA {schema} OWNER TO postgres; GRANT USAGE ON SCHEMA {schema} TO trunkline")
-    assert "permission denied" in refusal("migrate", "--from", source, "--to", postgres_schema)
+    assert "may not create tables" in refusal("migrate", "--from", source, "--to", postgres_schema)
 
 
 def test_a_copy_that_differs_is_kept_from_routers(
@@ -227,3 +229,36 @@ def test_a_restored_database_begins_new_epochs(source: Path, tmp_path: Path, pos
     assert former > 0
     assert fetch(postgres_schema, "SELECT reserved FROM id_blocks WHERE name = 'topics'") > 1 << 32
     assert fetch(postgres_schema, "SELECT action FROM audit ORDER BY id DESC LIMIT 1") == "Restore"
+
+
+def test_a_database_in_use_is_refused_and_one_of_a_killed_router_taken(
+    source: Path, postgres_schema: str
+) -> None:
+    """Also as a source, and by `restored`."""
+
+    async def while_owned(killed: bool) -> list[CommandResult]:
+        database = PostgresDatabase(postgres_schema, address="router-a")
+        log, lease = await database.acquire(lambda: None)
+        if killed:
+            await log.close()
+            assert isinstance(lease, PostgresLease)
+            lease._renewing.cancel()
+            lease._disconnect()
+        commands = [
+            ("migrate", "--from", source, "--to", postgres_schema),
+            ("migrate", "--from", postgres_schema, "--to", source.parent / "new"),
+            ("restored",),
+        ]
+        settings = {"TRUNKLINE_DATABASE_URL": postgres_schema}
+        done = [await asyncio.to_thread(run, *words, **settings) for words in commands]
+        if not killed:
+            await log.close()
+            await lease.release()
+        await database.close()
+        return done
+
+    for refused in asyncio.run(while_owned(killed=False)):
+        assert refused.code == 2
+        [line] = refused.err.splitlines()
+        assert line.endswith("in use by another router (router-a): stop all routers first")
+    assert [done.code for done in asyncio.run(while_owned(killed=True))] == [0, 0, 0]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 
 from trunkline_runtime.process import StartError
 
@@ -36,11 +34,13 @@ from trunkline_router.log.migration.copy_statements import (
     deleting,
     without_ordinals,
 )
+from trunkline_router.log.postgres.claim import claim
 from trunkline_router.log.postgres.connector import Connection, Connector, close_connection
 from trunkline_router.log.postgres.dsn import Dsn
 from trunkline_router.log.postgres.restored import fork_restored
 from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, explain
 from trunkline_router.log.postgres.stored_text import from_column, to_column
+from trunkline_router.log.postgres.takeover import SESSION_NAME
 from trunkline_router.log.postgres.verification import check_database
 
 _STATEMENTS = CopyStatements("user_name", "JOIN", "")
@@ -56,6 +56,9 @@ _HIGHEST_IDS = """
         (SELECT reserved FROM id_blocks WHERE name = 'deliveries'),
         coalesce(pg_sequence_last_value(pg_get_serial_sequence('audit', 'id')::regclass), 0)
 """
+_IS_OLDER_COPY = "SELECT is_older_copy FROM installation"
+_BEGIN_COPY = "UPDATE installation SET schema_version = schema_version + $1 WHERE schema_version < $1"
+_END_COPY = "UPDATE installation SET schema_version = schema_version - $1 WHERE schema_version >= $1"
 _CREATE_STATE = (
     "CREATE TABLE IF NOT EXISTS copy_state (id integer PRIMARY KEY CHECK (id = 1), state text NOT NULL)"
 )
@@ -66,8 +69,6 @@ _ESCAPED = {"api_keys", "audit", "open_messages", "revocations"}
 _FIRST_ROWS = 64
 
 
-_SCHEMA = Path(__file__).with_name("schema.sql")
-_SCHEMA_VERSION = 1
 #: Of a session that reads whole tables, and waits for the other log meanwhile.
 _SESSION = {
     "idle_in_transaction_session_timeout": "0",
@@ -76,95 +77,75 @@ _SESSION = {
 }
 
 
-async def open_copied(dsn: str, *, is_target: bool) -> CopiedDatabase:
+async def open_copied(url: str, *, is_target: bool) -> CopiedDatabase:
     """Own a database for a copy. Raises CopyFailed."""
-    connector = _connector(dsn)
-    name = connector.dsn.describe()
-    with _failures(name):
-        connection, incarnation = await _own(connector, name, may_be_copying=is_target)
-    return CopiedDatabase(name, connection, incarnation, _SCHEMA_VERSION)
+    dsn = _parse(url)
+    async with AsyncExitStack() as stack:
+        with _failures(dsn):
+            claimed = await stack.enter_async_context(claim(dsn, may_be_copying=is_target))
+            connector = Connector(dsn, SESSION_NAME.format(claimed.incarnation), _SESSION)
+            connection = await connector.connect()
+            stack.push_async_callback(close_connection, connection)
+            if not is_target and await connection.fetchval(_IS_OLDER_COPY):
+                raise CopyFailed(f"{dsn.describe()} has lost commits: start a router on it once")
+        return CopiedDatabase(dsn, connection, claimed.incarnation, stack.pop_all())
 
 
-async def fork_restored_log(dsn: str) -> int:
+async def fork_restored_log(url: str) -> int:
     """Begin a new epoch of every log of a restored database. Returns their number. Raises CopyFailed."""
-    connector = _connector(dsn)
-    name = connector.dsn.describe()
-    with _failures(name):
-        connection, incarnation = await _own(connector, name, may_be_copying=False)
-        return await fork_restored(connection, connector, incarnation)
+    dsn = _parse(url)
+    with _failures(dsn):
+        async with claim(dsn, may_be_copying=False) as claimed:
+            return await fork_restored(claimed.writer)
 
 
-async def _own(connector: Connector, name: str, *, may_be_copying: bool) -> tuple[Connection, int]:
-    """Own a log, without waiting for another owner. Returns a connection, and the incarnation."""
-    connection = await connector.connect()
-    try:
-        if not await connection.fetchval("SELECT to_regclass('installation')"):
-            await connection.execute(_SCHEMA.read_text())
-            await connection.execute(
-                "INSERT INTO installation (id, installation_id, schema_version) VALUES (1, $1, 1)"
-                " ON CONFLICT DO NOTHING",
-                secrets.token_hex(8),
-            )
-        version = await connection.fetchval("SELECT schema_version FROM installation")
-        if version >= COPYING and not may_be_copying:
-            raise CopyFailed(f"{name} holds an unfinished copy")
-        return connection, await connection.fetchval(
-            "INSERT INTO routers (boot_id, address) VALUES ('', '') RETURNING incarnation"
-        )
-    except BaseException:
-        connection.terminate()
-        raise
-
-
-async def check_log(dsn: str) -> list[str]:
+async def check_log(url: str) -> list[str]:
     """Verify the log in a database, whether a router runs or not. Returns its problems.
 
     Raises CopyFailed, and BackupFailed if there is no log.
     """
-    connector = _connector(dsn)
-    with _failures(connector.dsn.describe()):
-        connection = await connector.connect()
+    dsn = _parse(url)
+    with _failures(dsn):
+        connection = await Connector(dsn, settings=_SESSION).connect()
         try:
-            return await check_database(connection, _SCHEMA_VERSION)
+            return await check_database(connection)
         finally:
             await close_connection(connection)
 
 
-def _connector(dsn: str) -> Connector:
-    try:
-        return Connector(Dsn.parse(dsn), settings=_SESSION)
-    except StartError as error:
-        raise CopyFailed(str(error)) from None
+def _parse(url: str) -> Dsn:
+    with _failures(None):
+        return Dsn.parse(url)
 
 
 @contextmanager
-def _failures(name: str) -> Iterator[None]:
+def _failures(dsn: Dsn | None) -> Iterator[None]:
     """Turn failures of a database into CopyFailed."""
     try:
         yield
-    except LogUnavailable as error:
-        raise CopyFailed(str(error)) from error
+    except (LogUnavailable, StartError) as error:
+        raise CopyFailed(f"{dsn.describe()}: {error}" if dsn else str(error)) from error
     except DATABASE_ERRORS as error:
-        raise CopyFailed(f"{name}: {explain(error)}") from error
+        raise CopyFailed(f"{dsn.describe()}: {explain(error)}" if dsn else explain(error)) from error
 
 
 class CopiedDatabase:
     """Implements CopiedLog. Its writes commit only while its incarnation owns the log."""
 
-    def __init__(self, name: str, connection: Connection, incarnation: int, schema_version: int) -> None:
-        """`name` is for people."""
-        self._name = name
+    def __init__(self, dsn: Dsn, connection: Connection, incarnation: int, resources: AsyncExitStack) -> None:
+        """Use `open_copied`. `resources` end the ownership."""
+        self._dsn = dsn
         self._connection = connection
         self._incarnation = incarnation
-        self._schema_version = schema_version
+        self._resources = resources
 
     def describe(self) -> str:
         """See CopiedLog."""
-        return self._name
+        return self._dsn.describe()
 
     async def version(self) -> LogVersion:
         """See CopiedLog."""
-        with _failures(self._name):
+        with _failures(self._dsn):
             async with self._connection.transaction():
                 await self._check_owner()
                 row = await self._connection.fetchrow(_VERSION)
@@ -173,7 +154,7 @@ class CopiedDatabase:
 
     async def highest_ids(self) -> HighestIds:
         """See CopiedLog."""
-        with _failures(self._name):
+        with _failures(self._dsn):
             row = await self._connection.fetchrow(_HIGHEST_IDS)
         assert row is not None
         return HighestIds(*row)
@@ -181,7 +162,7 @@ class CopiedDatabase:
     async def count(self, table: CopiedTable, tenant: str | None) -> int:
         """See CopiedLog."""
         query, values = _positional(counting(table, tenant), {"tenant": tenant})
-        with _failures(self._name):
+        with _failures(self._dsn):
             count: int = await self._connection.fetchval(query, *values)
         return count
 
@@ -194,7 +175,7 @@ class CopiedDatabase:
         query, values = _positional(query, named)
         keys = [table.column(each) for each in table.key]
         count = _FIRST_ROWS
-        with _failures(self._name):
+        with _failures(self._dsn):
             async with self._connection.transaction(isolation="repeatable_read", readonly=True):
                 cursor = await self._connection.cursor(query, *values)
                 while found := await cursor.fetch(count):
@@ -208,7 +189,7 @@ class CopiedDatabase:
 
     async def load_state(self) -> str | None:
         """See CopiedLog."""
-        with _failures(self._name):
+        with _failures(self._dsn):
             if await self._connection.fetchval("SELECT to_regclass('copy_state')") is None:
                 return None
             state: str = await self._connection.fetchval("SELECT state FROM copy_state")
@@ -219,7 +200,7 @@ class CopiedDatabase:
         async with self._transaction():
             await self._connection.execute(_CREATE_STATE)
             await self._connection.execute(_SAVE, state)
-            await self._set_version(COPYING + self._schema_version)
+            await self._connection.execute(_BEGIN_COPY, COPYING)
 
     async def write(self, table: CopiedTable, rows: Sequence[Row], state: str) -> None:
         """See CopiedLog."""
@@ -263,26 +244,23 @@ class CopiedDatabase:
                 await self._connection.execute(_SAVE, state)
             else:
                 await self._connection.execute("DROP TABLE IF EXISTS copy_state")
-                await self._set_version(self._schema_version)
+                await self._connection.execute(_END_COPY, COPYING)
         if state is None:
             # The first router plans with statistics; without them, it is only slower at first.
-            with suppress(CopyFailed), _failures(self._name):
+            with suppress(CopyFailed), _failures(self._dsn):
                 await self._connection.execute(f"ANALYZE {', '.join(each.name for each in TABLES)}")
 
     async def aclose(self) -> None:
         """See CopiedLog."""
-        await close_connection(self._connection)
-
-    async def _set_version(self, version: int) -> None:
-        await self._connection.execute("UPDATE installation SET schema_version = $1", version)
+        await self._resources.aclose()
 
     async def _check_owner(self) -> None:
         if not await self._connection.fetchval(_FENCE, self._incarnation):
-            raise CopyFailed(f"{self._name}: a router took the log over")
+            raise CopyFailed(f"{self._dsn.describe()}: a router took the log over")
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
-        with _failures(self._name):
+        with _failures(self._dsn):
             async with self._connection.transaction():
                 await self._check_owner()
                 yield

@@ -15,6 +15,7 @@ from trunkline_runtime.process import StartError
 from trunkline_router.log.data_keys import DataKeyError, DataKeys
 from trunkline_router.log.encryption import Encryption
 from trunkline_router.log.interface import LogUnavailable
+from trunkline_router.log.migration.copied_log import COPYING
 from trunkline_router.log.ownership import OwnedLog
 from trunkline_router.log.postgres.connector import (
     FIRST_PAUSE_S,
@@ -34,7 +35,7 @@ from trunkline_router.log.postgres.key_store import KeyStore
 from trunkline_router.log.postgres.lease import PostgresLease
 from trunkline_router.log.postgres.read_pool import Connections
 from trunkline_router.log.postgres.reader import Reader
-from trunkline_router.log.postgres.schema import prepare_schema
+from trunkline_router.log.postgres.schema import UNFINISHED_COPY, prepare_schema
 from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, explain
 from trunkline_router.log.postgres.takeover import POLL_S, SESSION_NAME, Ownership, Standby
 from trunkline_router.log.stored_values import StoredValues
@@ -152,6 +153,7 @@ class PostgresDatabase:
             renewals = await readers.connect()
             lease = PostgresLease(renewals, readers, writer, self._lease_s, ownership.acquired_at)
             undo.push_async_callback(lease.release)
+            await _check_copy(writer)
             await _fork_older_copy(writer)
             encryption = Encryption(self._data_keys)
             key_store = KeyStore(encryption, writer, self._clock)
@@ -176,6 +178,13 @@ class PostgresDatabase:
 
     async def close(self) -> None:
         """See LogDatabase."""
+
+
+async def _check_copy(writer: FencedWriter) -> None:
+    """Raise StartError if a log is being copied into the database, perhaps since this router connected."""
+    ((is_copying,),) = await writer.read("SELECT schema_version >= $1 FROM installation", COPYING)
+    if is_copying:
+        raise StartError(UNFINISHED_COPY)
 
 
 async def _fork_older_copy(writer: FencedWriter) -> None:

@@ -19,6 +19,9 @@ _log = structlog.get_logger()
 
 #: Version of the tables that this code reads and writes.
 SCHEMA_VERSION = 1
+UNFINISHED_COPY = (
+    "the database holds an unfinished copy: run `trunkline-router migrate` again, or with --discard"
+)
 #: The oldest major version of PostgreSQL that the tests cover.
 MIN_SERVER = 16
 
@@ -138,9 +141,7 @@ async def _prepare(connection: Connection, version: int, migrations: tuple[Migra
     if installed is None:
         raise StartError("the table `installation` is empty: the database is not complete")
     if installed["schema_version"] >= COPYING:
-        raise StartError(
-            "the database holds an unfinished copy: run `trunkline-router migrate` again, or with --discard"
-        )
+        raise StartError(UNFINISHED_COPY)
     if installed["usable_since"] > version:
         raise StartError(
             f"a newer Trunkline made the tables of the database (version {installed['schema_version']});"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
-
-import asyncpg
 
 from trunkline_router.log.interface import BackupFailed
 from trunkline_router.log.log_checks import MAX_PROBLEMS, counts, log_checks
+from trunkline_router.log.postgres.connector import Connection
+from trunkline_router.log.postgres.schema import SCHEMA_VERSION
 from trunkline_router.log.stored_entries import is_intact
 
 _CHECKS = log_checks(
@@ -22,7 +21,7 @@ _ENTRIES = """
 _FETCHED = 200
 
 
-async def check_database(connection: asyncpg.Connection[Any], schema_version: int) -> list[str]:
+async def check_database(connection: Connection) -> list[str]:
     """Verify a log as of one moment, whether a router runs or not. Returns its problems.
 
     Raises BackupFailed if there is no log, and asyncpg's errors.
@@ -31,12 +30,12 @@ async def check_database(connection: asyncpg.Connection[Any], schema_version: in
         if await connection.fetchval("SELECT to_regclass('installation')") is None:
             raise BackupFailed("there is no log in this schema of the database: see search_path")
         version = await connection.fetchval("SELECT schema_version FROM installation")
-        if version != schema_version:
-            return [f"schema version {version} is not this version's, {schema_version}"]
+        if version != SCHEMA_VERSION:
+            return [f"schema version {version} is not this version's, {SCHEMA_VERSION}"]
         return [problem async for problem in _problems(connection)][:MAX_PROBLEMS]
 
 
-async def _problems(connection: asyncpg.Connection[Any]) -> AsyncIterator[str]:
+async def _problems(connection: Connection) -> AsyncIterator[str]:
     for query, sentence in _CHECKS:
         for row in await connection.fetch(query):
             yield sentence.format(*row)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from trunkline_router.core.values.log_records import AppendResult
 from trunkline_router.log.engines import discard_copy, migrate
 from trunkline_router.log.interface import LogUnavailable
-from trunkline_router.log.migration.copied_log import CopyFailed
-from trunkline_router.log.migration.copied_tables import TABLES
+from trunkline_router.log.migration.copied_log import COPYING, CopyFailed
+from trunkline_router.log.migration.copied_tables import TABLES, CopiedTable
 from trunkline_router.log.migration.copier import CopyReport
+from trunkline_router.log.postgres.copied_database import CopiedDatabase
+from trunkline_router.log.postgres.database import PostgresDatabase
+from trunkline_router.log.sqlite.copied_file import CopiedFile
+from trunkline_runtime.process import StartError
 
 from tests.router.log.engines import append, pending_entry
 from tests.router.log.migration.random_logs import RandomLog
@@ -26,6 +32,7 @@ from tests.router.log.migration.tenant_logs import (
     results_of_repeats,
 )
 from tests.router.log.test_encryption import data_keys, row
+from tests.support.postgres import shared_server
 
 
 async def copy(source: object, target: object, *tenants: str) -> CopyReport:
@@ -118,9 +125,6 @@ async def test_an_interrupted_copy_continues(
     engine: str,
     tenants: tuple[str, ...],
 ) -> None:
-    from trunkline_router.log.postgres.copied_database import CopiedDatabase
-    from trunkline_router.log.sqlite.copied_file import CopiedFile
-
     RandomLog(5).write(tmp_path / "1.db")
     expected = await copy(tmp_path / "1.db", tmp_path / "expected.db", *tenants)
     monkeypatch.setattr("trunkline_router.log.sqlite.copied_file.PIECE_ROWS", 7)
@@ -139,6 +143,9 @@ async def test_an_interrupted_copy_continues(
             if is_sqlite:
                 with pytest.raises(LogUnavailable, match="unfinished copy"):
                     open_log(tmp_path / "2.db")
+            else:
+                with pytest.raises(StartError, match="unfinished copy"):
+                    await PostgresDatabase(postgres_schema).acquire(lambda: None)
             with pytest.raises(CopyFailed, match="unfinished copy"):
                 await copy(target, tmp_path / "3.db")
     assert rounds > 5
@@ -148,8 +155,6 @@ async def test_an_interrupted_copy_continues(
 async def test_a_copy_begins_again_if_its_source_was_written_to(
     tmp_path: Path, postgres_schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trunkline_router.log.postgres.copied_database import CopiedDatabase
-
     source = tmp_path / "1.db"
     log = open_log(source)
     await fill(log, "acme")
@@ -174,8 +179,6 @@ async def test_a_copy_begins_again_if_its_source_was_written_to(
 async def test_an_unfinished_copy_can_be_discarded(
     tmp_path: Path, postgres_schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trunkline_router.log.postgres.copied_database import CopiedDatabase
-
     for name in ("1.db", "2.db"):
         log = open_log(tmp_path / name)
         await fill(log, "acme" if name == "1.db" else "evil")
@@ -238,3 +241,52 @@ async def test_a_tenant_joins_others_and_returns(
     assert not [each for each in (await log.registered()).tenants if each.tenant == "umbrella"]
     await log.close()
     assert there.tables
+
+
+async def test_a_standby_does_not_open_what_a_killed_copy_left(postgres_schema: str) -> None:
+    """It connected, and found a log, before the copy began."""
+    owner = PostgresDatabase(postgres_schema)
+    log, lease = await owner.acquire(lambda: None)
+    is_waiting = asyncio.Event()
+    waiting = asyncio.create_task(PostgresDatabase(postgres_schema).acquire(is_waiting.set))
+    await is_waiting.wait()
+    connection = await asyncpg.connect(postgres_schema)
+    await connection.execute(f"UPDATE installation SET schema_version = schema_version + {COPYING}")
+    await connection.close()
+    await log.close()
+    await lease.release()
+    with pytest.raises(StartError, match="unfinished copy"):
+        await waiting
+
+
+async def test_a_copy_ends_when_a_router_takes_the_log_over(
+    tmp_path: Path, postgres_schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was frozen finds out when it wakes: at its next write, and of its source at the end."""
+    RandomLog(5).write(tmp_path / "1.db")
+    await copy(tmp_path / "1.db", postgres_schema)
+    taken: list[int] = []
+
+    async def take_over(table: CopiedTable) -> None:
+        if table.name == "receipts" and not taken:
+            connection = await asyncpg.connect(postgres_schema)
+            taken.append(await connection.fetchval("UPDATE routers SET alive = false RETURNING 1"))
+            await connection.close()
+
+    for engine in (CopiedDatabase, CopiedFile):
+        write = engine.write
+
+        async def writing(copied: Any, table: CopiedTable, *args: Any, write: Any = write) -> None:
+            await take_over(table)
+            await write(copied, table, *args)
+
+        monkeypatch.setattr(engine, "write", writing)
+    with pytest.raises(CopyFailed, match="took the log over"):
+        await copy(postgres_schema, tmp_path / "2.db")
+    taken.clear()
+    assert await discard_copy(str(tmp_path / "2.db"), data_dir=tmp_path)
+    other = shared_server().fresh_schema()
+    postgres_schema = other
+    with pytest.raises(CopyFailed, match="took the log over"):
+        await copy(tmp_path / "1.db", other)
+    assert taken
