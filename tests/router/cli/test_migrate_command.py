@@ -183,14 +183,17 @@ def test_a_copy_continues_after_kills(tmp_path: Path, postgres_schema: str) -> N
     words = ["migrate", "--from", str(tmp_path / "large"), "--to", postgres_schema]
     is_begun, count = "SELECT to_regclass('copy_state')", "SELECT count(*) FROM messages"
     for least in (2_000, 10_000):
-        command = subprocess.Popen([sys.executable, "-m", "trunkline_router", *words], env=environment({}))
+        command = subprocess.Popen(
+            [sys.executable, "-m", "trunkline_router", *words],
+            env=environment({"TRUNKLINE_OWNERSHIP_LEASE_S": "1"}),
+        )
         for _ in range(int(patient(20) * 100)):
             if fetch(postgres_schema, is_begun) and fetch(postgres_schema, count) >= least:
                 break
         command.kill()
         command.wait()
         assert fetch(postgres_schema, "SELECT schema_version FROM installation") > 1_000_000
-    done = run(*words, "--json")
+    done = run(*words, "--json", TRUNKLINE_OWNERSHIP_LEASE_S="1")
     assert done.code == 0, done
     copied = {each["table"]: each for each in done.json["tables"]}
     back = run("migrate", "--from", postgres_schema, "--to", tmp_path / "back", "--json")
@@ -237,7 +240,7 @@ def test_a_database_in_use_is_refused_and_one_of_a_killed_router_taken(
     """Also as a source, and by `restored`."""
 
     async def while_owned(killed: bool) -> list[CommandResult]:
-        database = PostgresDatabase(postgres_schema, address="router-a")
+        database = PostgresDatabase(postgres_schema, address="router-a", lease_s=1)
         log, lease = await database.acquire(lambda: None)
         if killed:
             await log.close()
@@ -249,7 +252,7 @@ def test_a_database_in_use_is_refused_and_one_of_a_killed_router_taken(
             ("migrate", "--from", postgres_schema, "--to", source.parent / "new"),
             ("restored",),
         ]
-        settings = {"TRUNKLINE_DATABASE_URL": postgres_schema}
+        settings = {"TRUNKLINE_DATABASE_URL": postgres_schema, "TRUNKLINE_OWNERSHIP_LEASE_S": "1"}
         done = [await asyncio.to_thread(run, *words, **settings) for words in commands]
         if not killed:
             await log.close()

@@ -23,7 +23,7 @@ from trunkline_router.log.postgres.takeover import POLL_S, SESSION_NAME, SLACK_S
 _LEASE_S = 5.0
 _IS_COPYING = "SELECT schema_version >= $1 FROM installation"
 _HAS_TABLES = "SELECT to_regclass('installation') IS NOT NULL"
-_ADDRESS = "SELECT address FROM slots JOIN routers USING (incarnation)"
+_OWNER = "SELECT address, until FROM slots JOIN routers USING (incarnation) JOIN leases USING (incarnation)"
 
 
 class Claim(NamedTuple):
@@ -63,14 +63,18 @@ async def _is_copying(connection: Connection) -> bool:
 
 
 async def _own(connection: Connection, lease_s: float) -> Ownership:
-    """Own the log, unless its owner lives; waits until one that was killed is known to be gone."""
+    """Own the log, unless its owner renews its lease; waits until one that was killed is known to be gone."""
     standby = Standby(secrets.token_hex(8), f"{socket.gethostname()} (a command)", lease_s)
-    attempts = int((sureness_s(lease_s) + 2 * SLACK_S) / POLL_S) + 4
-    for _ in range(attempts):
+    former = None
+    for _ in range(int((sureness_s(lease_s) + 2 * SLACK_S) / POLL_S) + 4):
         if (ownership := await standby.try_to_own(connection)) is not None:
             return ownership
+        owner = await connection.fetchrow(_OWNER)
+        if former not in (None, owner):
+            break
+        former = owner
         await asyncio.sleep(POLL_S)
-    address = await connection.fetchval(_ADDRESS)
+    address = former["address"] if former else "unknown"
     raise LogUnavailable(f"the log is in use by another router ({address}): stop all routers first")
 
 
