@@ -22,7 +22,7 @@ class CopyFailed(Exception):
 
 
 class CopyDiffers(CopyFailed):
-    """What was copied is not what was read. The copy stays marked, so no router opens it."""
+    """The copy holds other rows than its source. It stays marked, so no router opens it."""
 
 
 class Piece(NamedTuple):
