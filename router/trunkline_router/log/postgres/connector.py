@@ -46,8 +46,8 @@ _SETTINGS = {
     # A plan that is made while a table is empty must not scan it when it is full.
     "enable_seqscan": "off",
 }
-#: Further settings of the session that writes.
-WRITER_SETTINGS = {"enable_hashjoin": "off", "enable_mergejoin": "off"}
+#: Further settings of the session that writes. A bitmap scan would read all rows before a LIMIT counts.
+WRITER_SETTINGS = {"enable_hashjoin": "off", "enable_mergejoin": "off", "enable_bitmapscan": "off"}
 #: A commit is on disk before it is confirmed; a stricter setting stays.
 _SET_UP = """
     SELECT set_config(name, wanted, false)

@@ -36,8 +36,8 @@ def _all_withdrawn(batch: Batch) -> set[RowKey]:
     return set().union(*batch.withdrawn.values())
 
 
-#: Scans all deliveries of the agents: an index would cost every message for the few that are withdrawn. The
-#: first withdrawal of a message counts.
+#: Scans all deliveries of the agents: an index would cost every message for the few that are withdrawn.
+#: IS TRUE keeps the keys in a hash table. The first withdrawal of a message counts.
 WITHDRAWN = Part(
     """withdrawn AS MATERIALIZED (
         SELECT d.delivery_id, d.topic_id, d.seq
@@ -46,7 +46,7 @@ WITHDRAWN = Part(
             SELECT delivery_id, topic_id, seq FROM deliveries
             WHERE deliveries.tenant = a.tenant AND deliveries.agent = a.agent OFFSET 0
         ) AS d
-        WHERE (d.topic_id, d.seq) IN (SELECT * FROM unnest(%3::bigint[], %4::bigint[]))
+        WHERE ((d.topic_id, d.seq) IN (SELECT * FROM unnest(%3::bigint[], %4::bigint[]))) IS TRUE
             AND d.delivery_id <> ALL (%5::bigint[])
     ),
     withdrawn_deliveries AS (
@@ -71,15 +71,15 @@ def _answered(batch: Batch) -> list[list[Any]]:
     return [*transposed(rows, 3), [row[:2] in withdrawn for row in rows]]
 
 
-#: `%4` tells which of the messages this batch withdraws.
+#: `%4` tells which of the messages this batch withdraws. EXISTS would read the whole table into a hash table.
 ANSWERED = Part(
     """answered_cancelled AS MATERIALIZED (
         SELECT a.topic_id, a.message_id
         FROM fence, unnest(%1::bigint[], %2::bigint[], %3::text[], %4::boolean[])
             AS a (topic_id, seq, message_id, is_withdrawn)
         JOIN topics AS t USING (topic_id)
-        WHERE (a.is_withdrawn OR EXISTS (
-            SELECT FROM cancelled_messages AS c WHERE c.topic_id = a.topic_id AND c.seq = a.seq
+        WHERE (a.is_withdrawn OR (
+            SELECT true FROM cancelled_messages AS c WHERE c.topic_id = a.topic_id AND c.seq = a.seq
         )) AND a.message_id = CASE WHEN a.seq > t.forked THEN t.epoch ELSE (
             SELECT f.epoch FROM former_epochs AS f
             WHERE f.topic_id = a.topic_id AND a.seq BETWEEN f.first_seq AND f.last_seq

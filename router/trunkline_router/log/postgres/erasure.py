@@ -83,8 +83,7 @@ _REDACT = """
     redacted_deliveries AS (DELETE FROM deliveries USING fence WHERE delivery_id = ANY ($14::bigint[])),
     redacted_dead_letters AS (DELETE FROM dead_letters USING fence WHERE delivery_id = ANY ($15::bigint[])),
     gone_receipts AS (
-        DELETE FROM receipts AS r USING fence, unnest($16::bigint[]) AS u (topic_id)
-        WHERE r.topic_id = u.topic_id AND r.user_name = $17
+        DELETE FROM receipts USING fence WHERE topic_id = ANY ($16::bigint[]) AND user_name = $17
         RETURNING 1
     )
 """
