@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -57,6 +58,11 @@ _SET_UP = """
     SELECT set_config('synchronous_commit', 'on', false)
     WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
 """
+
+
+#: Of our side of a connection, where the system has them: a probe each second after two of silence, and five
+#: seconds (in ms) without an acknowledgement.
+_TCP_OPTIONS = {"TCP_KEEPIDLE": 2, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 5_000}
 
 
 class ConnectFailed(LogUnavailable):
@@ -124,12 +130,25 @@ class Connector:
             max_cached_statement_lifetime=0,
             max_cacheable_statement_size=0,
         )
+        _notice_vanished_host(connection)
         try:
             await connection.fetch(_SET_UP, list(self._settings), list(self._settings.values()))
         except BaseException:
             connection.terminate()
             raise
         return connection
+
+
+def _notice_vanished_host(connection: Connection) -> None:
+    """End the connection some seconds after the server's machine is gone without closing it."""
+    # asyncpg neither sets these nor shows the socket.
+    peer = connection._transport.get_extra_info("socket")  # noqa: SLF001
+    if peer is None or peer.family == socket.AF_UNIX:
+        return
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _TCP_OPTIONS.items():
+        if hasattr(socket, option):
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 async def back_off(pause_s: float) -> float:

@@ -32,27 +32,54 @@ class Connections:
         self._free = asyncio.Semaphore(size)
         #: Connections that nobody uses; the last one is used first.
         self._idle: list[Connection] = []
+        #: Queries under way, each with a place of `_free`.
+        self._queries: set[asyncio.Task[list[asyncpg.Record]]] = set()
+        #: The last failure, and the time of the loop; None once a query succeeds.
+        self._failure: tuple[BaseException, float] | None = None
         self._closed = False
 
     async def fetch(self, text: str, *args: object) -> list[asyncpg.Record]:
         """Run a query. Raises LogUnavailable.
 
-        If the database cannot be reached, or the connection breaks, tries again for some seconds.
+        If the database cannot be reached, or the connection breaks, tries again for some seconds. When
+        cancelled, the query goes on: to end it would cost the connection, and clients cancel calls often.
         """
-        async with self._free:
-            deadline = asyncio.get_running_loop().time() + READ_PATIENCE_S
-            pause_s = FIRST_PAUSE_S
-            while True:
-                if self._closed:
-                    raise LogUnavailable("the log is closed")
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        connection = await self._take()
-                    return await self._fetch(connection, text, args)
-                except (ConnectFailed, *DATABASE_ERRORS) as error:
-                    if asyncio.get_running_loop().time() + pause_s >= deadline:
-                        raise refused("read", error) from error
-                pause_s = await back_off(pause_s)
+        began = asyncio.get_running_loop().time()
+        await self._free.acquire()
+        query = asyncio.create_task(self._repeat(began, text, args))
+        self._queries.add(query)
+        query.add_done_callback(self._ended)
+        return await asyncio.shield(query)
+
+    def _ended(self, query: asyncio.Task[list[asyncpg.Record]]) -> None:
+        self._queries.discard(query)
+        self._free.release()
+        if not query.cancelled():
+            # Retrieved, if nobody awaits it any more.
+            query.exception()
+
+    async def _repeat(self, began: float, text: str, args: tuple[object, ...]) -> list[asyncpg.Record]:
+        time = asyncio.get_running_loop().time
+        deadline = time() + READ_PATIENCE_S
+        if self._failure is not None and began < self._failure[1] and time() >= began + READ_PATIENCE_S:
+            # Those that wait for a place in an outage fail with the first ones.
+            raise refused("read", self._failure[0]) from self._failure[0]
+        pause_s = FIRST_PAUSE_S
+        while True:
+            if self._closed:
+                raise LogUnavailable("the log is closed")
+            try:
+                async with asyncio.timeout_at(deadline):
+                    connection = await self._take()
+                rows = await self._fetch(connection, text, args)
+            except (ConnectFailed, *DATABASE_ERRORS) as error:
+                self._failure = error, time()
+                if time() + pause_s >= deadline:
+                    raise refused("read", error) from error
+            else:
+                self._failure = None
+                return rows
+            pause_s = await back_off(pause_s)
 
     async def close(self) -> None:
         """Close the connections, after the queries under way."""
@@ -81,7 +108,6 @@ class Connections:
             if is_refusal(error):
                 self._idle.append(connection)
                 raise refused("read", error) from error
-            # Also when cancelled: the answer to a query that nobody awaits would confuse the next one.
             connection.terminate()
             raise
         self._idle.append(connection)
