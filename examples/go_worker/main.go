@@ -1,8 +1,9 @@
 // Worker in Go, from the contract alone. It repeats each message; a message that begins with `stream ` is repeated
 // word by word. Start a router, then, in this folder: go generate && go run .
 //
-// Variables: TRUNKLINE_ROUTER, TRUNKLINE_TENANT, TRUNKLINE_AGENT, TRUNKLINE_API_KEY, TRUNKLINE_TLS=true or
-// TRUNKLINE_CA=ca.pem, and WORD_MS, the pause before each word.
+// Variables: TRUNKLINE_ROUTER (several that share one database, separated by commas), TRUNKLINE_TENANT,
+// TRUNKLINE_AGENT, TRUNKLINE_API_KEY, TRUNKLINE_TLS=true or TRUNKLINE_CA=ca.pem, and WORD_MS, the pause before each
+// word.
 package main
 
 import (
@@ -42,9 +43,9 @@ const (
 )
 
 var (
-	router = environ("TRUNKLINE_ROUTER", "127.0.0.1:50051")
-	tenant = environ("TRUNKLINE_TENANT", "demo")
-	agent  = environ("TRUNKLINE_AGENT", "echo")
+	routers = strings.Split(environ("TRUNKLINE_ROUTER", "127.0.0.1:50051"), ",")
+	tenant  = environ("TRUNKLINE_TENANT", "demo")
+	agent   = environ("TRUNKLINE_AGENT", "echo")
 	// The version of the contract that this program is generated from, an option of a file in it.
 	contractMinor = proto.GetExtension(pb.File_trunkline_v1_edge_service_proto.Options(), pb.E_ContractMinor).(uint32)
 	word          = regexp.MustCompile(`\s*\S+`)
@@ -53,14 +54,15 @@ var (
 	errEnded      = errors.New("the reply has ended")
 )
 
-// main attaches, and attaches again whenever the stream breaks: exponential backoff with full jitter, so that the
-// workers of a restarted router do not come back at once.
+// main attaches, and attaches again whenever the stream breaks, to the next router: only one owns the log, the others
+// refuse. Exponential backoff with full jitter, so that the workers of a restarted router do not come back at once.
 func main() {
 	stopping, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(stopping, restore) // a second signal ends the process
-	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
+	for attempt, backoff := 0, minBackoff; ; attempt, backoff = attempt+1, min(2*backoff, maxBackoff) {
 		began := time.Now()
-		err := attach(stopping)
+		router := routers[attempt%len(routers)]
+		err := attach(stopping, router)
 		if stopping.Err() != nil {
 			return
 		}
@@ -79,7 +81,7 @@ func main() {
 }
 
 // attach serves one stream until it breaks, or until it is drained after `stopping`.
-func attach(stopping context.Context) error {
+func attach(stopping context.Context, router string) error {
 	secure := insecure.NewCredentials()
 	if ca := os.Getenv("TRUNKLINE_CA"); ca != "" {
 		var err error

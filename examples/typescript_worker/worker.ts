@@ -3,8 +3,9 @@
 //
 //     npm install && sh generate.sh && node worker.ts
 //
-// Variables: TRUNKLINE_ROUTER, TRUNKLINE_TENANT, TRUNKLINE_AGENT, TRUNKLINE_API_KEY, TRUNKLINE_TLS=true or
-// TRUNKLINE_CA=ca.pem, and WORD_MS, the pause before each word.
+// Variables: TRUNKLINE_ROUTER (several that share one database, separated by commas), TRUNKLINE_TENANT,
+// TRUNKLINE_AGENT, TRUNKLINE_API_KEY, TRUNKLINE_TLS=true or TRUNKLINE_CA=ca.pem, and WORD_MS, the pause before each
+// word.
 
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -26,7 +27,7 @@ import { contract_minor, file_trunkline_v1_edge_service } from "./gen/trunkline/
 import { type Message, MessageState } from "./gen/trunkline/v1/message_pb.js";
 
 const {
-  TRUNKLINE_ROUTER: router = "127.0.0.1:50051",
+  TRUNKLINE_ROUTER: routers = "127.0.0.1:50051",
   TRUNKLINE_TENANT: tenant = "demo",
   TRUNKLINE_AGENT: agent = "echo",
   TRUNKLINE_API_KEY: apiKey,
@@ -51,15 +52,18 @@ const FINAL = new Set([
 const stopping = new AbortController();
 for (const name of ["SIGTERM", "SIGINT"] as const) process.once(name, () => stopping.abort());
 
-const client = createClient(
-  AgentService,
-  createGrpcTransport({
-    baseUrl: `${ca || tls === "true" ? "https" : "http"}://${router}`,
-    nodeOptions: ca ? { ca: readFileSync(ca) } : {},
-    readMaxBytes: MAX_MESSAGE_BYTES,
-    pingIntervalMs: 20_000,
-    pingTimeoutMs: 10_000,
-  }),
+// Only one router owns the log; the others refuse streams.
+const clients = routers.split(",").map((router) =>
+  createClient(
+    AgentService,
+    createGrpcTransport({
+      baseUrl: `${ca || tls === "true" ? "https" : "http"}://${router}`,
+      nodeOptions: ca ? { ca: readFileSync(ca) } : {},
+      readMaxBytes: MAX_MESSAGE_BYTES,
+      pingIntervalMs: 20_000,
+      pingTimeoutMs: 10_000,
+    }),
+  ),
 );
 
 type Request = MessageInitShape<typeof AttachRequestSchema>;
@@ -83,13 +87,13 @@ class Session {
   #draining = false;
 
   /** Serves until the stream breaks, which throws, or is drained. */
-  async serve(): Promise<void> {
+  async serve(client: (typeof clients)[number]): Promise<void> {
     const headers = apiKey ? { authorization: `Bearer ${apiKey}` } : undefined;
     const drain = () => this.#drain();
     try {
       for await (const response of client.attach(this.#batches(), { headers, signal: this.#over.signal })) {
         if (response.welcome) {
-          console.log(`Agent \`${agent}\` of tenant \`${tenant}\` is attached to ${router}`);
+          console.log(`Agent \`${agent}\` of tenant \`${tenant}\` is attached to ${routers}`);
           stopping.signal.addEventListener("abort", drain);
           void this.#extendLeases(response.welcome);
         }
@@ -258,12 +262,13 @@ function retryDelayMs(error: ConnectError): number | undefined {
   return FINAL.has(error.code) ? undefined : 0;
 }
 
-// Attaches, and attaches again whenever the stream breaks: exponential backoff with full jitter, so that the workers of a
-// restarted router do not come back at once.
+// Attaches, and attaches again whenever the stream breaks, to the next router: exponential backoff with full jitter, so
+// that the workers of a restarted router do not come back at once.
+let attempt = 0;
 for (let backoffMs = MIN_BACKOFF_MS; !stopping.signal.aborted; backoffMs = Math.min(2 * backoffMs, MAX_BACKOFF_MS)) {
   const began = Date.now();
   try {
-    await new Session().serve();
+    await new Session().serve(clients[attempt++ % clients.length]!);
   } catch (thrown) {
     if (stopping.signal.aborted) break;
     const error = ConnectError.from(thrown);
@@ -272,7 +277,7 @@ for (let backoffMs = MIN_BACKOFF_MS; !stopping.signal.aborted; backoffMs = Math.
       console.error(error.message);
       process.exit(1);
     }
-    console.error(`not attached to ${router}, trying again: ${error.message}`);
+    console.error(`not attached to ${routers}, trying again: ${error.message}`);
     if (Date.now() - began > MAX_BACKOFF_MS) backoffMs = MIN_BACKOFF_MS;
     await sleep(delayMs + Math.random() * backoffMs, undefined, { signal: stopping.signal }).catch(() => {});
   }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 import pytest
+from trunkline.v1 import catalogue
 from trunkline.v1.access_pb2 import SCOPE_ATTACH
 from trunkline.v1.agent_service_pb2 import AttachResponse, Delivery, ReplyEnded, ReplyProgress
 from trunkline.v1.error_pb2 import Error
@@ -263,6 +264,14 @@ async def scripted(example: ExampleWorker) -> AsyncGenerator[StreamSide, None]:
             side = await router.stream()
             await side.welcome(reply_lease_s=30)
             yield side
+
+
+async def test_a_worker_that_a_standby_refuses_attaches_to_the_next_router(example: ExampleWorker) -> None:
+    async with asyncio.timeout(PATIENCE_S), scripted_router() as standby, scripted_router() as owner:
+        env = {"TRUNKLINE_ROUTER": f"{standby.address},{owner.address}", "TRUNKLINE_CA": ""}
+        with Process(example.command, example.env | env, "worker", ROOT):
+            (await standby.stream()).end(catalogue.ROUTER_STANDBY)
+            await (await owner.stream()).welcome()
 
 
 DELIVERY = Delivery(
