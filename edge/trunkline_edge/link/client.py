@@ -29,6 +29,8 @@ from trunkline_edge.settings import EdgeSettings
 _log = structlog.get_logger()
 
 WELCOME_TIMEOUT_S = 10.0
+#: Share of the lease after which a keep-alive is late: a router sends three in each.
+LATE_SHARE = 0.4
 
 OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", 16 << 20),
@@ -107,7 +109,7 @@ class LinkClient:
         The link is closed then.
         """
         link = asyncio.create_task(self._link(router))
-        moved = asyncio.create_task(self._watch.wait_until_moved(router))
+        moved = asyncio.create_task(self._watch.wait_until_moved(router, self._is_silent))
         tasks = {link, moved}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -131,6 +133,14 @@ class LinkClient:
             finally:
                 call.cancel()
         raise LinkFailed("the router ended the link")
+
+    def _is_silent(self) -> bool:
+        """Whether the router's keep-alive is late, or the link is not up."""
+        core = self._runtime.core
+        if core.backpressure.is_congested:
+            return False
+        silent_s = time.monotonic() - self._last_read_at
+        return not core.uplink.is_up or silent_s > self._lease_s * LATE_SHARE
 
     async def _say_hello(self, call: Any, router: str) -> None:
         hello = LinkHello(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import suppress
 
 import grpc
@@ -66,10 +67,11 @@ class OwnerWatch:
         self._has_risen.clear()
         return risen
 
-    async def wait_until_moved(self, router: str) -> str:
+    async def wait_until_moved(self, router: str, is_silent: Callable[[], bool]) -> str:
         """Wait until another router owns the log, and this one does not answer that it does; return that one.
 
         A router that is cut off from its database keeps its links, and one that is frozen keeps its sockets.
+        `is_silent` tells whether this router's link is; then it is not asked.
         """
         while True:
             while not (
@@ -77,7 +79,9 @@ class OwnerWatch:
             ):
                 self._changed.clear()
                 await self._changed.wait()
-            still_owns, *answers = await asyncio.gather(*map(self._serves, (router, *others)))
+            asked = others if is_silent() else [*others, router]
+            answers = await asyncio.gather(*map(self._serves, asked))
+            still_owns = asked is not others and answers.pop()
             if not still_owns and any(answers):
                 return others[answers.index(True)]
             await asyncio.sleep(RECHECK_S)

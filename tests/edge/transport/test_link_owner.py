@@ -161,6 +161,18 @@ async def test_an_owner_keeps_its_links_when_a_router_that_was_frozen_reports_th
         assert (link.over.done(), routers[1].attempts) == (False, 0)
 
 
+async def test_a_router_whose_link_is_silent_is_not_asked_whether_it_owns_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # One that is frozen would not answer.
+    monkeypatch.setattr(trunkline_edge.link.client, "LATE_SHARE", 0.001)
+    async with two_routers(owner=0) as routers, running_edge(at(routers)) as edge:
+        link = await linked_to(edge, routers[0])
+        await routers[1].take_over()
+        await linked_to(edge, routers[1])
+        await asyncio.wait_for(link.over, PATIENCE_S)
+
+
 async def test_an_attempt_at_a_router_that_answers_nothing_ends_when_another_one_takes_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
