@@ -187,7 +187,7 @@ async def commit_all(folder: Path, all_drawn: list[dict[str, Any]]) -> None:
         await twins.close()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(transactions, min_size=1, max_size=4))
 def test_any_transactions_leave_the_same_rows(all_drawn: list[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
