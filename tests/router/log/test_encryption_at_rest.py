@@ -10,6 +10,7 @@ from trunkline.v1.message_pb2 import Change, Message
 from trunkline_router.core.values.log_records import AppendResult, PageRequest
 from trunkline_router.core.values.topics import EMPTY
 from trunkline_router.log.data_keys import DataKeyError, DataKeys
+from trunkline_runtime.process import StartError
 
 from tests.router.log.engines import (
     ALICE,
@@ -208,7 +209,7 @@ async def test_a_missing_or_wrong_key_opens_nothing_and_changes_nothing(
 ) -> None:
     await opened_once(storage)
     for _ in range(2):
-        with pytest.raises(DataKeyError, match=problem):
+        with pytest.raises((DataKeyError, StartError), match=problem):
             await storage.open(keys)
     log = await storage.open(data_keys(1))
     assert await texts(log) == [TEXT]

@@ -19,20 +19,11 @@ EXAMINED_PAGES = 128
 #: Numbers of commits are swept when there are so many, and as many at a time.
 SWEPT_COMMITS = 1_000
 #: The newest commits of this router that stay: the last one may have to be looked up. Of former owners, only
-#: the last one stays.
+#: the last one stays, while they are listed.
 KEPT_COMMITS = 16
-#: Time for which routers that no longer own the log stay listed, with their last commits.
-KEPT_ROUTERS = "interval '7 days'"
 
 #: In a range of pages, whose bounds are two tids.
 _IN_PAGES = "ctid >= {}::tid AND ctid < {}::tid"
-_OLD_ROUTERS = f"""
-    SELECT incarnation FROM routers WHERE NOT alive AND started_at < now() - {KEPT_ROUTERS}
-    AND NOT EXISTS (
-        SELECT FROM leases WHERE leases.incarnation = routers.incarnation AND until > now() - {KEPT_ROUTERS}
-    )
-    AND NOT EXISTS (SELECT FROM slots WHERE slots.incarnation = routers.incarnation)
-"""
 _FIND = f"""
     SELECT
         ARRAY (SELECT topic_id FROM erased ORDER BY topic_id LIMIT $1) AS erased,
@@ -40,7 +31,7 @@ _FIND = f"""
         EXISTS (SELECT FROM cancelled_messages WHERE cancelled_ms < $2)
         OR EXISTS (SELECT FROM idempotency WHERE {_IN_PAGES.format("$3", "$4")} AND created_ms < $2)
         OR (SELECT count(*) FROM (SELECT FROM commits LIMIT $5) AS counted) = $5
-        OR EXISTS ({_OLD_ROUTERS}) AS is_due
+        AS is_due
 """
 #: Tables that hold rows of erased logs until they are swept, with the rest of the key of each.
 _TABLES = {
@@ -100,21 +91,12 @@ _SWEEP = f"""
     ),
     former_commits AS (
         DELETE FROM commits AS c USING fence, (
-            SELECT incarnation, batch FROM commits AS o WHERE incarnation <> $1 AND EXISTS (
-                SELECT FROM commits AS n WHERE n.incarnation = o.incarnation AND n.batch > o.batch
+            SELECT incarnation, batch FROM commits AS o WHERE incarnation <> $1 AND (
+                EXISTS (SELECT FROM commits AS n WHERE n.incarnation = o.incarnation AND n.batch > o.batch)
+                OR NOT EXISTS (SELECT FROM routers AS r WHERE r.incarnation = o.incarnation)
             ) LIMIT {SWEPT_COMMITS}
         ) AS old
         WHERE c.incarnation = old.incarnation AND c.batch = old.batch
-    ),
-    old_routers AS MATERIALIZED ({_OLD_ROUTERS}),
-    last_commits AS (
-        DELETE FROM commits AS c USING fence, old_routers AS o
-        WHERE c.incarnation = o.incarnation AND NOT EXISTS (
-            SELECT FROM commits AS n WHERE n.incarnation = c.incarnation AND n.batch > c.batch
-        )
-    ),
-    gone_routers AS (
-        DELETE FROM routers AS r USING fence, old_routers AS o WHERE r.incarnation = o.incarnation
     )
 """
 

@@ -29,7 +29,6 @@ ROOM: TopicKey = ("acme", "echo", "web", GROUP, "room")
 MANY: list[TopicKey] = [("acme", "echo", "web", GROUP, f"{n:04}") for n in range(1000)]
 #: Tables with rows of a log.
 TABLES = ("messages", "events", "receipts", "open_messages", "open_deltas", "cancelled_messages", "erased")
-OLD = "now() - interval '8 days'"
 
 
 @pytest.fixture
@@ -118,27 +117,19 @@ async def test_of_many_commits_the_newest_stay(
         await log.close()
 
 
-async def test_routers_of_long_ago_are_forgotten_with_their_commits(schema: Schema, log: Log) -> None:
-    await schema.sql(
-        "INSERT INTO routers (boot_id, address, alive, started_at) VALUES"
-        f" ('long ago', '', false, {OLD}), ('ended lately', '', false, {OLD}), ('waits', '', true, {OLD}),"
-        " ('new', '', false, now())"
-    )
-    await schema.sql(
-        "INSERT INTO leases (incarnation, until)"
-        f" SELECT incarnation, CASE boot_id WHEN 'long ago' THEN {OLD} ELSE now() END"
-        " FROM routers WHERE boot_id IN ('long ago', 'ended lately')"
-    )
+async def test_commits_of_forgotten_routers_are_deleted(
+    schema: Schema, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeper, "SWEPT_COMMITS", 1)
+    await schema.sql("INSERT INTO routers (boot_id, address, alive) VALUES ('former', '', false)")
     await schema.sql("INSERT INTO commits (incarnation, batch) SELECT incarnation, 7 FROM routers")
+    await schema.sql("INSERT INTO commits (incarnation, batch) VALUES (-1, 1), (-1, 2), (-2, 1)")
     await append(log, pending_entry())
     await log.sweep(NOW_MS)
-    left = await schema.sql("SELECT boot_id FROM routers WHERE address = '' ORDER BY 1")
-    assert {name for (name,) in left} >= {"ended lately", "waits", "new"}
-    assert "long ago" not in {name for (name,) in left}
-    orphans = await schema.sql(
-        "SELECT FROM commits WHERE incarnation NOT IN (SELECT incarnation FROM routers)"
-    )
-    assert orphans == []
+    forgotten = "SELECT FROM commits WHERE incarnation NOT IN (SELECT incarnation FROM routers)"
+    assert await schema.sql(forgotten) == []
+    former = "SELECT batch FROM commits JOIN routers USING (incarnation) WHERE boot_id = 'former'"
+    assert await schema.sql(former) == [(7,)]
 
 
 async def test_pieces_of_erasures_and_prunings_are_bounded(schema: Schema, log: Log) -> None:
