@@ -157,7 +157,7 @@ def test_a_copy_that_differs_is_kept_from_routers(
     monkeypatch.setattr(CopiedFile, "write", losing)
     done = run("migrate", "--from", source, "--to", tmp_path / "new")
     assert (done.code, done.out) == (1, "")
-    assert "receipts has" in done.err
+    assert "the copy of receipts differs: it has" in done.err
     with pytest.raises(Exception, match="unfinished copy"):
         open_log(tmp_path / "new" / "trunkline.db")
     monkeypatch.undo()

@@ -218,10 +218,11 @@ class Copier:
         async for piece in _ahead(self._target.pieces(table, tenant, after)):
             found.add(piece.rows)
             self._advance(len(piece.rows))
-        if found.rows != written.rows:
-            raise CopyDiffers(f"the copy of {table.name} has {found.rows} rows instead of {written.rows}")
-        if found.hexdigest() != written.hexdigest():
-            raise CopyDiffers(f"the copy of {table.name} differs from its source: nothing was lost there")
+        if (found.rows, found.hexdigest()) != (written.rows, written.hexdigest()):
+            raise CopyDiffers(
+                f"the copy of {table.name} differs: it has {found.rows} rows, and {written.rows} were copied."
+                " Delete it with --discard, and copy again"
+            )
 
     async def _complete(self, state: CopyState, tables: list[CopiedTable], tenant: str | None) -> None:
         ids = await self._ids(state)

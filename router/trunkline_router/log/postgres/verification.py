@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 
 from trunkline_router.log.interface import BackupFailed
 from trunkline_router.log.log_checks import MAX_PROBLEMS, counts, log_checks
+from trunkline_router.log.migration.copied_log import COPYING
 from trunkline_router.log.postgres.connector import Connection
-from trunkline_router.log.postgres.schema import SCHEMA_VERSION
+from trunkline_router.log.postgres.schema import SCHEMA_VERSION, UNFINISHED_COPY
 from trunkline_router.log.stored_entries import is_intact
 
 _CHECKS = log_checks(
@@ -30,6 +31,8 @@ async def check_database(connection: Connection) -> list[str]:
         if await connection.fetchval("SELECT to_regclass('installation')") is None:
             raise BackupFailed("there is no log in this schema of the database: see search_path")
         version = await connection.fetchval("SELECT schema_version FROM installation")
+        if version >= COPYING:
+            raise BackupFailed(UNFINISHED_COPY)
         if version != SCHEMA_VERSION:
             return [f"schema version {version} is not this version's, {SCHEMA_VERSION}"]
         return [problem async for problem in _problems(connection)][:MAX_PROBLEMS]

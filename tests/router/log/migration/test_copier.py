@@ -10,7 +10,9 @@ from typing import Any
 
 import asyncpg
 import pytest
+from trunkline.v1.tenant_pb2 import TenantSettings
 from trunkline_router.core.values.log_records import AppendResult
+from trunkline_router.core.values.stored_records import Registration, StoredTenant
 from trunkline_router.log.engines import discard_copy, migrate
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.migration.copied_log import COPYING, CopyFailed
@@ -32,6 +34,7 @@ from tests.router.log.migration.tenant_logs import (
     results_of_repeats,
 )
 from tests.router.log.test_encryption import data_keys, row
+from tests.router.log.whole_erasures import erase_tenant
 from tests.support.postgres import shared_server
 
 
@@ -290,3 +293,67 @@ async def test_a_copy_ends_when_a_router_takes_the_log_over(
     with pytest.raises(CopyFailed, match="took the log over"):
         await copy(tmp_path / "1.db", other)
     assert taken
+
+
+async def test_a_copy_continues_after_its_connection_was_ended(
+    tmp_path: Path, postgres_schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a restart of the server: the transaction under way is lost, or its outcome unknown."""
+    RandomLog(5).write(tmp_path / "1.db")
+    expected = await copy(tmp_path / "1.db", tmp_path / "2.db")
+    write = CopiedDatabase.write
+    ended: list[str] = []
+
+    async def writing(copied: CopiedDatabase, table: CopiedTable, *args: Any) -> None:
+        if table.name in ("messages", "idempotency", "audit") and table.name not in ended:
+            ended.append(table.name)
+            shared_server().execute(f"SELECT pg_terminate_backend({copied._connection.get_server_pid()})")
+        await write(copied, table, *args)
+
+    monkeypatch.setattr(CopiedDatabase, "write", writing)
+    for _ in range(3):
+        with pytest.raises(CopyFailed, match=r"ended the session|connection broke"):
+            await copy(tmp_path / "1.db", postgres_schema)
+    report = await copy(tmp_path / "1.db", postgres_schema)
+    assert report.tables == expected.tables
+
+
+async def test_a_tenant_moves_between_databases(tmp_path: Path, postgres_schema: str) -> None:
+    log = open_log(tmp_path / "1.db")
+    for tenant in ("acme", "evil"):
+        await fill(log, tenant)
+    expected = await contents(log, "evil")
+    await log.close()
+    other = shared_server().fresh_schema()
+    await copy(tmp_path / "1.db", postgres_schema)
+    # Alone in a new log, it keeps its ids.
+    await copy(postgres_schema, other, "evil")
+    await copy(other, tmp_path / "2.db")
+    log = open_log(tmp_path / "2.db")
+    assert await contents(log, "evil") == expected
+    assert [each.tenant for each in (await log.registered()).tenants] == ["evil"]
+    await log.close()
+    # And returns after it was deleted.
+    log = open_log(tmp_path / "1.db")
+    await erase_tenant(log, "evil")
+    await log.close()
+    await copy(other, tmp_path / "1.db", "evil")
+    log = open_log(tmp_path / "1.db")
+    returned = await contents(log, "evil", with_ids=False)
+    audit, expected_audit = returned.pop("audit"), expected.pop("audit")
+    assert audit == expected_audit + expected_audit
+    for name in ("deliveries", "letters"):
+        expected[name] = [each._replace(delivery_id=0) for each in expected[name]]
+    assert returned == expected
+    assert {result for result, _ in await results_of_repeats(log, "evil")} == {AppendResult.DUPLICATE}
+    await log.close()
+
+
+async def test_tenants_that_share_a_reserved_name_do_not_join(tmp_path: Path) -> None:
+    for file, tenant in (("1.db", "acme"), ("2.db", "evil")):
+        log = open_log(tmp_path / file)
+        shared = TenantSettings(pipelines=["the-pipe"]).SerializeToString()
+        await log.register(Registration([StoredTenant(tenant, 1, shared, 1, 1)]))
+        await log.close()
+    with pytest.raises(CopyFailed, match="pipeline the-pipe is reserved by two tenants, evil and acme"):
+        await copy(tmp_path / "1.db", tmp_path / "2.db", "acme")
