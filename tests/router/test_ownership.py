@@ -42,7 +42,7 @@ class ScriptedLease:
     def __init__(self) -> None:
         self.valid = True
         self.revoked = asyncio.Event()
-        self.released = False
+        self.released = asyncio.Event()
 
     def is_valid(self) -> bool:
         return self.valid
@@ -52,7 +52,7 @@ class ScriptedLease:
         return "the test says so"
 
     async def release(self) -> None:
-        self.released = True
+        self.released.set()
 
 
 class ScriptedDatabase:
@@ -300,7 +300,7 @@ async def test_a_router_that_lost_the_log_ends_streams_and_calls_and_is_a_standb
     assert await owner.health() == "NOT_SERVING"
     with pytest.raises(LogUnavailable):
         await log.heads([])
-    assert owner.database.lease.released
+    await asyncio.wait_for(owner.database.lease.released.wait(), PATIENCE_S)
 
 
 async def test_a_router_that_owns_the_log_again_knows_what_is_in_it_and_nothing_else(owner: Running) -> None:
