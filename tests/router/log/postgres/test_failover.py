@@ -33,7 +33,7 @@ async def test_loss_of_confirmed_commits_is_noticed_after_a_failover() -> None:
             await asyncio.to_thread(standby.promote)
             with pytest.raises(Fenced, match="lacks commits"):
                 await note(writer, "next")
-            assert writer.is_fenced
+            assert writer._is_fenced
         dsn = standby.dsn(schema)
         assert await notes(dsn) == ["replicated"]
         assert [

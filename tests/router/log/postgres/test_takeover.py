@@ -1,0 +1,258 @@
+"""Owners of a log in PostgreSQL: their leases, and who takes a log over, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from trunkline_router.core.values.log_records import Transaction
+from trunkline_router.log.interface import Fenced
+from trunkline_router.log.ownership import OwnedLog
+from trunkline_router.log.postgres import takeover
+from trunkline_router.log.postgres.database import PostgresDatabase
+from trunkline_router.log.postgres.lease import clock_s
+
+from tests.router.log.engines import append, pending_entry
+from tests.router.log.postgres.owned import query
+from tests.support.fault_proxy import FaultProxy
+from tests.support.patience import patient
+from tests.support.postgres import shared_server
+
+PATIENCE_S = patient(10)
+#: Longer than in a router would be too slow for tests, shorter is not met on a busy machine.
+LEASE_S = 2.0
+UNSURE_S = LEASE_S / 4 + takeover.SLACK_S
+
+
+class Fleet:
+    """Routers' ownerships of one log, which are closed at the end of a test."""
+
+    def __init__(self, dsn: str, at_end: AsyncExitStack) -> None:
+        self.dsn = dsn
+        self._at_end = at_end
+        self.waits = 0
+
+    async def acquire(self, dsn: str = "") -> OwnedLog:
+        """Own the log with a router of its own."""
+        database = PostgresDatabase(dsn or self.dsn, lease_s=LEASE_S)
+        owned = await database.acquire(self._must_wait)
+        self._at_end.push_async_callback(end, owned)
+        return owned
+
+    def waiting(self, dsn: str = "") -> asyncio.Task[OwnedLog]:
+        """Begin to wait for the log."""
+        return asyncio.create_task(self.acquire(dsn))
+
+    async def until_waiting(self) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not self.waits:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    def _must_wait(self) -> None:
+        self.waits += 1
+
+
+async def end(owned: OwnedLog) -> None:
+    await owned.log.close()
+    await owned.lease.release()
+
+
+def stop_renewing(owned: OwnedLog) -> None:
+    """Let a router no longer renew its lease, as if it were frozen; its sessions stay."""
+    lease: Any = owned.lease
+    lease._renewing.cancel()
+
+
+async def vanish(owned: OwnedLog) -> None:
+    """End a router's sessions as its death does."""
+    stop_renewing(owned)
+    log: Any = owned.log
+    log._writer._disconnect()
+    lease: Any = owned.lease
+    lease._disconnect()
+
+
+@pytest.fixture
+async def fleet(postgres_schema: str) -> AsyncIterator[Fleet]:
+    async with AsyncExitStack() as at_end:
+        yield Fleet(postgres_schema, at_end)
+
+
+@pytest.fixture
+def proxy() -> Iterator[FaultProxy]:
+    with FaultProxy(shared_server().address) as one:
+        yield one
+
+
+async def owned_in_time(waiting: asyncio.Task[OwnedLog]) -> OwnedLog:
+    return await asyncio.wait_for(waiting, PATIENCE_S)
+
+
+async def test_another_router_waits_until_the_log_is_released(fleet: Fleet) -> None:
+    first = await fleet.acquire()
+    await append(first.log, pending_entry(text="one"))
+    waiting = fleet.waiting()
+    await fleet.until_waiting()
+    await end(first)
+    released_at = clock_s()
+    second = await owned_in_time(waiting)
+    assert clock_s() - released_at < UNSURE_S
+    (entry,) = await append(second.log, pending_entry(text="two"))
+    assert entry.position.seq == 2
+    assert not first.lease.is_valid()
+    assert second.lease.is_valid()
+
+
+async def test_a_lease_is_renewed_for_as_long_as_its_router_lives(fleet: Fleet) -> None:
+    owned = await fleet.acquire()
+    until = clock_s() + LEASE_S
+    while clock_s() < until:
+        await asyncio.sleep(0.02)
+        assert owned.lease.is_valid()
+
+
+async def test_a_router_without_sessions_loses_the_log_before_its_lease_ends(fleet: Fleet) -> None:
+    first = await fleet.acquire()
+    waiting = fleet.waiting()
+    await fleet.until_waiting()
+    vanished_at = clock_s()
+    await vanish(first)
+    second = await owned_in_time(waiting)
+    assert clock_s() - vanished_at < LEASE_S
+    assert not first.lease.is_valid()
+    assert second.lease.is_valid()
+
+
+async def test_a_router_with_sessions_keeps_the_log_until_its_lease_ends(fleet: Fleet) -> None:
+    first = await fleet.acquire()
+    waiting = fleet.waiting()
+    await fleet.until_waiting()
+    await asyncio.sleep(0)
+    stop_renewing(first)
+    stopped_at = clock_s()
+    while first.lease.is_valid():  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    # Unsure long before anybody else may own the log.
+    assert not waiting.done()
+    await owned_in_time(waiting)
+    assert clock_s() - stopped_at > LEASE_S - LEASE_S / 10
+
+
+async def test_a_router_that_is_frozen_in_a_commit_is_ended(fleet: Fleet) -> None:
+    first = await fleet.acquire()
+    log: Any = first.log
+    entered = asyncio.Event()
+
+    async def freeze(connection: Any) -> None:
+        entered.set()
+        stop_renewing(first)
+        await asyncio.sleep(PATIENCE_S)
+
+    freezing = asyncio.create_task(log._writer.transaction(freeze))
+    await entered.wait()
+    second = await owned_in_time(fleet.waiting())
+    await append(second.log, pending_entry(text="one"))
+    freezing.cancel()
+    for task in log._writer._operations:
+        task.cancel()
+
+
+async def test_a_router_whose_log_was_taken_over_commits_nothing_and_knows(fleet: Fleet) -> None:
+    first = await fleet.acquire()
+    await append(first.log, pending_entry(text="one"))
+    stop_renewing(first)
+    second = await owned_in_time(fleet.waiting())
+    was_valid: list[bool] = []
+    lost = asyncio.create_task(first.lease.lost())
+    # As if its clock stood still.
+    lease: Any = first.lease
+    lease._sure_until = clock_s() + 60
+    try:
+        await first.log.append(Transaction([pending_entry(text="two")]))
+    except Fenced:
+        was_valid.append(first.lease.is_valid())
+    assert was_valid == [False]
+    assert "owner" in await lost
+    (entry,) = await append(second.log, pending_entry(text="three"))
+    assert entry.position.seq == 2
+
+
+async def test_a_renewal_notices_that_the_log_was_taken_over(fleet: Fleet) -> None:
+    first = await fleet.acquire()
+    await query(fleet.dsn, "UPDATE routers SET alive = false")
+    assert "renewed" in await asyncio.wait_for(first.lease.lost(), PATIENCE_S)
+    assert not first.lease.is_valid()
+    # It never owns the log again; another incarnation may.
+    second = await owned_in_time(fleet.waiting())
+    assert second.lease.is_valid()
+    assert not first.lease.is_valid()
+
+
+async def test_one_of_many_that_wait_takes_the_log(fleet: Fleet) -> None:
+    first = await fleet.acquire()
+    waiting = [fleet.waiting() for _ in range(4)]
+    await fleet.until_waiting()
+    await end(first)
+    done, others = await asyncio.wait(waiting, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(2 * takeover.POLL_S)
+    assert len([each for each in waiting if each.done()]) == len(done) == 1
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+async def test_a_router_that_cannot_renew_is_unsure_and_goes_on_when_it_can(
+    fleet: Fleet, proxy: FaultProxy
+) -> None:
+    owned = await fleet.acquire(fleet.dsn.replace(shared_server().address, proxy.address))
+    async with asyncio.timeout(PATIENCE_S):
+        proxy.refuse()
+        while owned.lease.is_valid():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        proxy.accept()
+        while not owned.lease.is_valid():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await append(owned.log, pending_entry())
+
+
+@asynccontextmanager
+async def sampled(leases: list[Any]) -> AsyncIterator[list[int]]:
+    """Count the valid leases, over and over."""
+    found: list[int] = []
+
+    async def sample() -> None:
+        while True:
+            found.append(sum(lease.is_valid() for lease in leases))
+            await asyncio.sleep(0.003)
+
+    sampling = asyncio.create_task(sample())
+    yield found
+    sampling.cancel()
+
+
+@pytest.mark.parametrize("fault", ["stall", "refuse", "vanish", "freeze"])
+async def test_two_routers_are_never_sure_at_once(fleet: Fleet, proxy: FaultProxy, fault: str) -> None:
+    leases: list[Any] = []
+    async with sampled(leases) as found:
+        first = await fleet.acquire(fleet.dsn.replace(shared_server().address, proxy.address))
+        leases.append(first.lease)
+        waiting = fleet.waiting()
+        await fleet.until_waiting()
+        if fault == "stall":
+            proxy.stall()
+        elif fault == "refuse":
+            proxy.refuse()
+        elif fault == "vanish":
+            await vanish(first)
+        else:
+            stop_renewing(first)
+        second = await owned_in_time(waiting)
+        leases.append(second.lease)
+        proxy.resume()
+        proxy.accept()
+        await asyncio.sleep(LEASE_S / 4)
+    assert max(found) == 1
+    assert second.lease.is_valid()
