@@ -169,6 +169,8 @@ class Testbed:
             "TRUNKLINE_DATA_DIR": str(self.folder("router")),
             "TRUNKLINE_TENANTS_FILE": str(file),
             "TRUNKLINE_DATABASE_URL": database_url,
+            # Required with a database.
+            "TRUNKLINE_OPERATOR_KEY": "operator-key-of-benchmarks",
         }
         return self.server("router", "-m", "trunkline_router", "serve", env=env)
 
