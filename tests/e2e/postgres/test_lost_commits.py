@@ -1,4 +1,4 @@
-"""Failover of the database to an asynchronous standby, which lacks commits: clients are notified of the loss."""
+"""Failover to an asynchronous standby, which lacks commits: clients are notified of the loss."""
 
 from __future__ import annotations
 

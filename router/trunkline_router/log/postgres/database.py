@@ -26,6 +26,7 @@ from trunkline_router.log.postgres.connector import (
     back_off,
 )
 from trunkline_router.log.postgres.dsn import Dsn
+from trunkline_router.log.postgres.durability_watch import DurabilityWatch
 from trunkline_router.log.postgres.engine import PostgresLog
 from trunkline_router.log.postgres.fence import FencedWriter
 from trunkline_router.log.postgres.forks import fork_all
@@ -163,12 +164,14 @@ class PostgresDatabase:
                 raise StartError(str(error)) from None
             ids = IdBlocks()
             await ids.open(writer)
+            connections = Connections(readers)
             log = PostgresLog(
                 writer,
-                Reader(Connections(readers), StoredValues(encryption), encryption),
+                Reader(connections, StoredValues(encryption), encryption),
                 key_store,
                 encryption,
                 ids,
+                DurabilityWatch(connections.fetch),
                 self._clock,
                 keep_keys_ms=self._keep_keys_ms,
                 cached_heads=self._cached_heads,

@@ -30,6 +30,7 @@ from trunkline_router.log.data_keys import DataKeys
 from trunkline_router.log.encryption import Encryption
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.postgres.batch_writer import BatchWriter
+from trunkline_router.log.postgres.durability_watch import DurabilityWatch
 from trunkline_router.log.postgres.erasure import erase_tenant, erase_user, reset
 from trunkline_router.log.postgres.fence import FencedWriter
 from trunkline_router.log.postgres.id_blocks import IdBlocks
@@ -55,6 +56,7 @@ class PostgresLog:
         key_store: KeyStore,
         encryption: Encryption,
         ids: IdBlocks,
+        watch: DurabilityWatch,
         clock: Callable[[], int],
         *,
         keep_keys_ms: int,
@@ -62,6 +64,7 @@ class PostgresLog:
     ) -> None:
         """Use PostgresDatabase."""
         self._writer = writer
+        self._watch = watch
         self._reader = reader
         self._key_store = key_store
         self._sweeper = Sweeper(writer)
@@ -208,6 +211,7 @@ class PostgresLog:
         """See Log."""
         if not self._closed:
             self._closed = True
+            await self._watch.close()
             await self._reader.close()
             await self._writer.close()
 

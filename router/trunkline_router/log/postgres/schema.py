@@ -53,9 +53,6 @@ _LOCK_TIMEOUT_MS = 2_000
 _SERVER = """
     SELECT current_setting('server_encoding') AS encoding,
         current_setting('transaction_read_only')::boolean AS read_only,
-        current_setting('fsync')::boolean AND current_setting('full_page_writes')::boolean AS durable,
-        current_setting('synchronous_standby_names') = '' AND EXISTS (SELECT FROM pg_stat_replication)
-            AS asynchronous,
         current_schema() AS schema, current_user AS role, current_setting('search_path') AS path,
         CASE WHEN current_schema() IS NULL THEN false
             ELSE has_schema_privilege(current_schema(), 'CREATE') END AS may_create
@@ -117,16 +114,6 @@ async def _check_server(connection: Connection) -> None:
         raise StartError(
             f"no schema of the search_path {server['path']} exists, or {server['role']} may not use it:"
             f' CREATE SCHEMA … AUTHORIZATION "{server["role"]}"'
-        )
-    if not server["durable"]:
-        _log.warning(
-            "PostgreSQL runs with fsync or full_page_writes off: a crash of its machine may lose or damage"
-            " acknowledged messages"
-        )
-    if server["asynchronous"]:
-        _log.warning(
-            "PostgreSQL's standby is asynchronous: after a failover to it, acknowledged messages may be"
-            " missing; see synchronous_standby_names"
         )
 
 
