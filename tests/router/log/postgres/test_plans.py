@@ -1,13 +1,19 @@
-"""Every statement of the writer finds its rows by an index, also if it was planned before there were any."""
+"""Every statement finds its rows by an index, also if it was planned before there were any."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import pytest
+from trunkline_router.core.values.log_records import PageRequest
+from trunkline_router.core.values.topics import EMPTY
+from trunkline_router.log.interface import Log
 from trunkline_router.log.postgres.connector import _SETTINGS, WRITER_SETTINGS
+from trunkline_router.log.postgres.read_pool import Connections
 
+from tests.router.log.engines import ALICE
 from tests.router.log.postgres.test_fenced_writes import WRITES, FilledLog, filled
 from tests.support.postgres import shared_server
 
@@ -64,7 +70,18 @@ def is_bounded(node: dict[str, Any]) -> bool:
         return True
     if node["Node Type"] == "Tid Range Scan":
         return "TID Cond" in node
-    return LEADING[node["Index Name"]] in node.get("Index Cond", "") if "Index Name" in node else False
+    return "Index Name" in node and LEADING[node["Index Name"]] in node.get("Index Cond", "")
+
+
+def unbounded(texts: Iterable[str], settings: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """Explain statements. Return the nodes that are not bounded, by statement."""
+    prefix = "".join(f"SET {name} = '{value}';" for name, value in settings.items())
+    found = {}
+    for text in sorted(texts):
+        output = shared_server().execute(f"{prefix} EXPLAIN (GENERIC_PLAN, FORMAT JSON) {text}")
+        if bad := [node for node in nodes(json.loads(output)[0]["Plan"]) if not is_bounded(node)]:
+            found[text] = bad
+    return found
 
 
 async def test_no_statement_of_the_writer_scans_a_large_table(filled: FilledLog) -> None:
@@ -75,8 +92,32 @@ async def test_no_statement_of_the_writer_scans_a_large_table(filled: FilledLog)
         await WRITES[name](filled)
     assert len(texts) >= 30
     settings = {**_SETTINGS, **WRITER_SETTINGS, "search_path": filled.schema}
-    prefix = "".join(f"SET {name} = '{value}';" for name, value in settings.items())
-    for text in sorted(texts):
-        output = shared_server().execute(f"{prefix} EXPLAIN (GENERIC_PLAN, FORMAT JSON) {text}")
-        found = [node for node in nodes(json.loads(output)[0]["Plan"]) if not is_bounded(node)]
-        assert not found, f"{json.dumps(found, indent=1)}\n{text}"
+    assert unbounded(texts, settings) == {}
+
+
+READS: dict[str, Callable[[Log], Awaitable[object]]] = {
+    "pages": lambda log: log.read([PageRequest(ALICE, 9, after=EMPTY), PageRequest(ALICE, 9)]),
+    "messages": lambda log: log.read([PageRequest(ALICE, 9, messages_only=True)]),
+    "message": lambda log: log.message("acme", "0123456789abcdef-1"),
+    "deliveries": lambda log: log.deliveries("acme", "echo", 0, 9),
+    "dead letters": lambda log: log.dead_letters("acme", "echo", 0, 9),
+    "waiting": lambda log: log.count_waiting("acme", "echo"),
+    "expired": lambda log: log.expired(0, 9),
+    "delivered": lambda log: log.delivered([(ALICE, "alice")]),
+    "receipts": lambda log: log.receipts(ALICE, "", 9),
+}
+
+
+async def test_no_read_scans_a_large_table(filled: FilledLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: set[str] = set()
+    fetch = Connections.fetch
+
+    async def noted(connections: Connections, text: str, *args: object) -> Any:
+        texts.add(text)
+        return await fetch(connections, text, *args)
+
+    monkeypatch.setattr(Connections, "fetch", noted)
+    for read in READS.values():
+        await read(filled.log)
+    assert len(texts) >= len(READS) - 2
+    assert unbounded(texts, {**_SETTINGS, "search_path": filled.schema}) == {}
