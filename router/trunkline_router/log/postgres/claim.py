@@ -17,7 +17,7 @@ from trunkline_router.log.postgres.dsn import Dsn
 from trunkline_router.log.postgres.fence import FencedWriter
 from trunkline_router.log.postgres.lease import PostgresLease, sureness_s
 from trunkline_router.log.postgres.schema import prepare_schema
-from trunkline_router.log.postgres.takeover import POLL_S, SESSION_NAME, SLACK_S, Ownership, Standby
+from trunkline_router.log.postgres.takeover import POLL_S, SLACK_S, Ownership, Standby
 
 #: As that of routers without TRUNKLINE_OWNERSHIP_LEASE_S.
 _LEASE_S = 5.0
@@ -30,6 +30,8 @@ class Claim(NamedTuple):
     """An incarnation that owns a log, until the block of `claim` ends."""
 
     incarnation: int
+    #: Name for its sessions.
+    session_name: str
     writer: FencedWriter
 
 
@@ -47,13 +49,13 @@ async def claim(dsn: Dsn, *, may_be_copying: bool) -> AsyncIterator[Claim]:
         if not (may_be_copying and await _is_copying(connection)):
             await prepare_schema(connection)
         ownership = await _own(connection, lease_s)
-        name = SESSION_NAME.format(ownership.incarnation)
+        name = ownership.session_name
         connector, renewals = Connector(dsn, name, WRITER_SETTINGS), Connector(dsn, name)
         writer = FencedWriter(await connector.connect(), connector, ownership.incarnation)
         stack.push_async_callback(writer.close)
         lease = PostgresLease(await renewals.connect(), renewals, writer, lease_s, ownership.acquired_at)
         stack.push_async_callback(lease.release)
-        yield Claim(ownership.incarnation, writer)
+        yield Claim(ownership.incarnation, name, writer)
 
 
 async def _is_copying(connection: Connection) -> bool:

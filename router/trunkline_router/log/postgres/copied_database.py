@@ -40,7 +40,6 @@ from trunkline_router.log.postgres.dsn import Dsn
 from trunkline_router.log.postgres.restored import fork_restored
 from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, explain
 from trunkline_router.log.postgres.stored_text import from_column, to_column
-from trunkline_router.log.postgres.takeover import SESSION_NAME
 from trunkline_router.log.postgres.verification import check_database
 
 _STATEMENTS = CopyStatements("user_name", "JOIN", "")
@@ -83,7 +82,7 @@ async def open_copied(url: str, *, is_target: bool) -> CopiedDatabase:
     async with AsyncExitStack() as stack:
         with _failures(dsn):
             claimed = await stack.enter_async_context(claim(dsn, may_be_copying=is_target))
-            connector = Connector(dsn, SESSION_NAME.format(claimed.incarnation), _SESSION)
+            connector = Connector(dsn, claimed.session_name, _SESSION)
             connection = await connector.connect()
             stack.push_async_callback(close_connection, connection)
             if not is_target and await connection.fetchval(_IS_OLDER_COPY):

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import structlog
@@ -38,11 +38,13 @@ from trunkline_router.log.postgres.read_pool import Connections
 from trunkline_router.log.postgres.reader import Reader
 from trunkline_router.log.postgres.schema import UNFINISHED_COPY, prepare_schema
 from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, explain
-from trunkline_router.log.postgres.takeover import POLL_S, SESSION_NAME, Ownership, Standby
+from trunkline_router.log.postgres.takeover import POLL_S, Ownership, Standby, abandon
 from trunkline_router.log.stored_values import StoredValues
 
 _log = structlog.get_logger()
 
+#: Time that a router takes to give up a log that it has just taken.
+ABANDON_S = 2.0
 _HOUR_MS = 3_600_000
 
 
@@ -109,9 +111,24 @@ class PostgresDatabase:
                     pause_s = await back_off(pause_s)
                 else:
                     await asyncio.sleep(POLL_S)
+        except BaseException:
+            # Others need not wait for the end of the lease.
+            await self._abandon()
+            raise
         finally:
             if connection is not None:
                 connection.terminate()
+
+    async def _abandon(self) -> None:
+        """End the ownership that this router has taken, if it has. Never raises but when cancelled again."""
+        if self._has_connected:
+            with suppress(LogUnavailable, *DATABASE_ERRORS):
+                async with asyncio.timeout(ABANDON_S):
+                    connection = await Connector(self._dsn).connect()
+                    try:
+                        await abandon(connection, self._boot_id)
+                    finally:
+                        connection.terminate()
 
     async def _connect(self) -> Connection:
         """Connect, and prepare the schema. Raises LogUnavailable and StartError.
@@ -146,7 +163,7 @@ class PostgresDatabase:
 
     async def _open(self, ownership: Ownership) -> OwnedLog:
         """Open the log for a new incarnation. If that fails, others take the log as from a dead router."""
-        name = SESSION_NAME.format(ownership.incarnation)
+        name = ownership.session_name
         connector, readers = Connector(self._dsn, name, WRITER_SETTINGS), Connector(self._dsn, name)
         async with AsyncExitStack() as undo:
             writer = FencedWriter(await connector.connect(), connector, ownership.incarnation)

@@ -47,7 +47,12 @@ _SETTLE = f"""
 #: After a failover to a standby that lacks confirmed commits: the next owner begins new epochs of all logs.
 _MARK_LOSS = """
     WITH lost AS (
-        SELECT WHERE NOT EXISTS (SELECT FROM commits WHERE incarnation = $1 AND batch = $2)
+        SELECT WHERE CASE
+            WHEN EXISTS (SELECT FROM routers WHERE incarnation = $1)
+            THEN $2 > 0 AND NOT EXISTS (SELECT FROM commits WHERE incarnation = $1 AND batch = $2)
+            -- Rows of routers are deleted long after others followed them.
+            ELSE NOT EXISTS (SELECT FROM slots WHERE incarnation > $1)
+        END
     ),
     marked AS (UPDATE installation SET is_older_copy = true FROM lost),
     ended AS (UPDATE routers SET alive = false FROM lost WHERE incarnation = $1)
@@ -249,18 +254,21 @@ class FencedWriter:
         pause_s = FIRST_PAUSE_S
         while self._connection is None or self._connection.is_closed():
             self._connection = await self._connector.reconnect()
-            if self._confirmed and not self._is_fenced:
+            if not self._is_fenced:
                 try:
-                    await self._check_loss(self._connection)
+                    await self._timed(self.check_loss(self._connection))
                 except DATABASE_ERRORS as error:
                     _log.warning("cannot look for the last commit yet", problem=explain(error))
                     self._disconnect()
                     pause_s = await back_off(pause_s)
         return self._connection
 
-    async def _check_loss(self, connection: Connection) -> None:
-        """End this ownership if the server lacks the last confirmed commit. Raises Fenced."""
-        if await self._timed(connection.fetchval(_MARK_LOSS, self.incarnation, self._confirmed)):
+    async def check_loss(self, connection: Connection) -> None:
+        """End this ownership if a server lacks confirmed commits, as after a failover. Raises Fenced.
+
+        Call it with each new connection, before anything that was read with it is used.
+        """
+        if await connection.fetchval(_MARK_LOSS, self.incarnation, self._confirmed):
             _log.error(
                 "the database lacks commits that it had confirmed, as after a failover to an asynchronous"
                 " standby: all logs get new epochs"

@@ -9,7 +9,8 @@ from contextlib import suppress
 
 import structlog
 
-from trunkline_router.log.postgres.connector import ConnectFailed, Connection, Connector
+from trunkline_router.log.interface import LogUnavailable
+from trunkline_router.log.postgres.connector import Connection, Connector
 from trunkline_router.log.postgres.fence import FencedWriter
 from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS
 
@@ -80,7 +81,6 @@ class PostgresLease:
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         writer.on_fenced = lambda: self._lose("a write found another owner")
         self._renewing = asyncio.create_task(self._renew())
-        self._renewing.add_done_callback(self._renewals_ended)
 
     def is_valid(self) -> bool:
         """See Lease."""
@@ -95,7 +95,7 @@ class PostgresLease:
         self._renewing.cancel()
         await asyncio.gather(self._renewing, return_exceptions=True)
         if not self._lost.done():
-            with suppress(ConnectFailed, *DATABASE_ERRORS):
+            with suppress(LogUnavailable, *DATABASE_ERRORS):
                 async with asyncio.timeout(_RELEASE_S):
                     connection = await self._connected()
                     await connection.execute(_RELEASE, self._incarnation)
@@ -110,7 +110,7 @@ class PostgresLease:
                 async with asyncio.timeout(sureness_s(self._lease_s)):
                     connection = await self._connected()
                     renewed = await connection.fetch(_RENEW, self._incarnation, self._lease_s)
-            except (ConnectFailed, *DATABASE_ERRORS):
+            except (LogUnavailable, *DATABASE_ERRORS):
                 # What the connection is doing is unknown. The writer's reconnection is logged.
                 self._disconnect()
                 await asyncio.sleep(_RETRY_S)
@@ -121,12 +121,6 @@ class PostgresLease:
                 self._sure_until = sent_at + sureness_s(self._lease_s)
                 await asyncio.sleep(self._lease_s / RENEWALS)
 
-    def _renewals_ended(self, renewing: asyncio.Task[None]) -> None:
-        if not renewing.cancelled() and (error := renewing.exception()):
-            # A bug, by which the log is lost soon.
-            _log.error("renewing the lease failed", exc_info=error)
-            self._lose("renewing failed")
-
     def _lose(self, noticed: str) -> None:
         self._sure_until = 0.0
         if not self._lost.done():
@@ -134,7 +128,9 @@ class PostgresLease:
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await self._connector.connect()
+            connection = self._connection = await self._connector.connect()
+            # Before the lease is in force again: nobody may read from a server that lacks commits.
+            await self._writer.check_loss(connection)
         return self._connection
 
     def _disconnect(self) -> None:

@@ -23,14 +23,16 @@ _LOCK_TIMEOUT_MS = 300
 #: Rows of former routers that are kept for people.
 _KEPT_ROUTERS = 100
 
-#: The sessions of a router have this name, by which others see whether it has any.
-SESSION_NAME = "trunkline {}"
-_OWNER = """
+#: The sessions of a router have this name, by which others see whether it has any. With the installation:
+#: others may be in schemas of the same database.
+_SESSION_NAME = "'trunkline ' || left(installation_id, 8) || ' ' || {}"
+_NAME_SESSIONS = f"SELECT {_SESSION_NAME.format('$1::bigint')} FROM installation"
+_OWNER = f"""
     SELECT incarnation, alive, address, boot_id, until,
         extract(epoch FROM clock_timestamp() - until)::float8 AS overdue_s,
         EXISTS (
-            SELECT FROM pg_stat_activity
-            WHERE application_name = 'trunkline ' || incarnation AND datname = current_database()
+            SELECT FROM pg_stat_activity, installation
+            WHERE application_name = {_SESSION_NAME.format("incarnation")} AND datname = current_database()
         ) AS is_connected
     FROM slots LEFT JOIN routers USING (incarnation) LEFT JOIN leases USING (incarnation)
     WHERE slot = 0
@@ -44,9 +46,13 @@ _BEGIN = "INSERT INTO routers (boot_id, address) VALUES ($1, $2) RETURNING incar
 _LEASE = "INSERT INTO leases VALUES ($1, clock_timestamp() + make_interval(secs => $2))"
 _CLAIM = "UPDATE slots SET incarnation = $1, token = token + 1 WHERE slot = 0"
 _FORGET = "DELETE FROM routers WHERE incarnation < $1 AND NOT alive"
-_END_SESSIONS = """
-    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE application_name = 'trunkline ' || $1::bigint AND datname = current_database()
+_ABANDON = """
+    WITH router AS (UPDATE routers SET alive = false WHERE boot_id = $1 AND alive RETURNING incarnation)
+    UPDATE slots SET incarnation = NULL FROM router WHERE slots.incarnation = router.incarnation
+"""
+_END_SESSIONS = f"""
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity, installation
+    WHERE application_name = {_SESSION_NAME.format("$1::bigint")} AND datname = current_database()
 """
 
 
@@ -69,6 +75,8 @@ class Ownership(NamedTuple):
     """A new incarnation that owns the log."""
 
     incarnation: int
+    #: Name for its sessions.
+    session_name: str
     #: Time before it was acquired, by the clock of leases.
     acquired_at: float
 
@@ -115,14 +123,16 @@ class Standby:
             )
         acquired_at = self._clock()
         try:
-            incarnation = await self._take(connection, owner)
+            if (incarnation := await self._take(connection, owner)) is None:
+                return None
         except asyncpg.LockNotAvailableError:
             # It is frozen in the middle of a commit.
             _log.warning("ending the sessions of the owner", owner=owner.address if owner else "")
             if owner is not None:
                 await connection.execute(_END_SESSIONS, owner.incarnation)
             return None
-        return None if incarnation is None else Ownership(incarnation, acquired_at)
+        session_name: str = await connection.fetchval(_NAME_SESSIONS, incarnation)
+        return Ownership(incarnation, session_name, acquired_at)
 
     def _has_lost(self, owner: Owner) -> bool:
         """Whether an owner is not sure any more that it owns the log, and never will be again."""
@@ -163,3 +173,8 @@ class Standby:
 
 def _owner(row: asyncpg.Record | None) -> Owner | None:
     return None if row is None or row["incarnation"] is None else Owner(*row)
+
+
+async def abandon(connection: Connection, boot_id: str) -> None:
+    """End every ownership of one process. Raises what asyncpg raises."""
+    await connection.execute(_ABANDON, boot_id)

@@ -33,7 +33,8 @@ async def test_loss_of_confirmed_commits_is_noticed_after_a_failover() -> None:
             await asyncio.to_thread(standby.promote)
             with pytest.raises(Fenced, match="lacks commits"):
                 await note(writer, "next")
-            assert writer._is_fenced
+            with pytest.raises(Fenced, match="another router"):
+                await note(writer, "later")
         dsn = standby.dsn(schema)
         assert await notes(dsn) == ["replicated"]
         assert [
