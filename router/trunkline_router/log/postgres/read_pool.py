@@ -21,6 +21,8 @@ from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, is_refu
 READ_PATIENCE_S = 5.0
 #: A query without an answer for so long ends its connection.
 READ_TIMEOUT_S = 30.0
+#: So does one that nobody awaits any more, after so long.
+CANCELLED_TIMEOUT_S = 0.5
 
 
 class Connections:
@@ -34,7 +36,7 @@ class Connections:
         self._idle: list[Connection] = []
         #: Queries under way, each with a place of `_free`.
         self._queries: set[asyncio.Task[list[asyncpg.Record]]] = set()
-        #: The last failure, and the time of the loop; None once a query succeeds.
+        #: The last failure to connect, and its time; None once a query succeeds.
         self._failure: tuple[BaseException, float] | None = None
         self._closed = False
 
@@ -42,14 +44,20 @@ class Connections:
         """Run a query. Raises LogUnavailable.
 
         If the database cannot be reached, or the connection breaks, tries again for some seconds. When
-        cancelled, the query goes on: to end it would cost the connection, and clients cancel calls often.
+        cancelled, the query goes on for a moment: to end it costs the connection, and clients cancel calls
+        often.
         """
-        began = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         await self._free.acquire()
         query = asyncio.create_task(self._repeat(began, text, args))
         self._queries.add(query)
         query.add_done_callback(self._ended)
-        return await asyncio.shield(query)
+        try:
+            return await asyncio.shield(query)
+        except asyncio.CancelledError:
+            loop.call_later(CANCELLED_TIMEOUT_S, query.cancel)
+            raise
 
     def _ended(self, query: asyncio.Task[list[asyncpg.Record]]) -> None:
         self._queries.discard(query)
@@ -69,11 +77,9 @@ class Connections:
             if self._closed:
                 raise LogUnavailable("the log is closed")
             try:
-                async with asyncio.timeout_at(deadline):
-                    connection = await self._take()
+                connection = await self._take(deadline)
                 rows = await self._fetch(connection, text, args)
             except (ConnectFailed, *DATABASE_ERRORS) as error:
-                self._failure = error, time()
                 if time() + pause_s >= deadline:
                     raise refused("read", error) from error
             else:
@@ -91,12 +97,17 @@ class Connections:
         for _ in range(self._size):
             self._free.release()
 
-    async def _take(self) -> Connection:
+    async def _take(self, deadline: float) -> Connection:
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_closed():
                 return connection
-        return await self._connector.connect()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._connector.connect()
+        except (ConnectFailed, TimeoutError) as error:
+            self._failure = error, asyncio.get_running_loop().time()
+            raise
 
     async def _fetch(
         self, connection: Connection, text: str, args: tuple[object, ...]
