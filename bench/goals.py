@@ -16,6 +16,8 @@ THROUGH_TO = 1.1
 FIRST_TOKEN_LATER_MS, STREAMED_SHARE = 5.0, 0.95
 ATTACKED_P99_RISES_TO, ATTACKED_P99_MS = 3.0, 250
 POSTGRES_PUBLISH, POSTGRES_CPU, POSTGRES_P50 = 0.7, 1.0, 1.6
+TAKEN_OVER_S = {"killed": 3, "frozen": 7, "stopped": 3}
+PROMOTED_S, RELINKED_S = 5, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ def rows(results: dict[str, Figures]) -> list[Row]:
         "attacks": _attacks,
         "completions": _completions,
         "postgres": _postgres,
+        "takeover": _takeover,
     }
     return [row for name, maker in makers.items() if name in results for row in maker(results[name])]
 
@@ -285,6 +288,23 @@ def _postgres(figures: Figures) -> Iterator[Row]:
     goal, met = f"≤ {POSTGRES_P50:g}", ratio <= POSTGRES_P50
     title = "round trip p50 in PostgreSQL, 1 client, ratio to SQLite"
     yield Row(title, "", ratio, goal=goal, met=met, less_is_better=True)
+
+
+def _takeover(figures: Figures) -> Iterator[Row]:
+    """Judge each way by its worst repeat."""
+    clients = f"{figures['clients']:,} clients"
+    for how, limit_s in TAKEN_OVER_S.items():
+        p99 = figures["ways"][how]["latency"]["p99_ms"] / 1000
+        title = f"owner {how} → first ack on the same socket, p99 of {clients}"
+        yield Row(title, "s", p99, goal=f"≤ {limit_s} s", met=p99 <= limit_s, less_is_better=True)
+    p99 = figures["promoted"]["latency"]["p99_ms"] / 1000
+    title = f"synchronous standby promoted → first ack, p99 of {clients}"
+    yield Row(title, "s", p99, goal=f"≤ {PROMOTED_S} s", met=p99 <= PROMOTED_S, less_is_better=True)
+    last = figures["relinked"]["latency"]["max_ms"] / 1000
+    title = f"owner stopped → last of {figures['relinked_clients']:,} acks"
+    yield Row(title, "s", last, goal=f"≤ {RELINKED_S} s", met=last <= RELINKED_S, less_is_better=True)
+    wrong = figures["unacked"] + abs(figures["stored_less_sent"])
+    yield Row("take-overs: messages unacked, lost or doubled", "", wrong, goal="0", met=wrong == 0)
 
 
 def worse_p99_ms(phase: Figures) -> float:

@@ -17,6 +17,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 TENANT = "demo"
+OPERATOR_KEY = "operator-of-the-benchmarks"
 
 UNLIMITED = """
 connections = 1_000_000
@@ -156,16 +157,18 @@ class Testbed:
         child.wait_for("ready", 20)
         return child
 
-    def router(self, tenants: str = "", database_url: str = "") -> tuple[Child, int]:
+    def router(
+        self, tenants: str = "", database_url: str = "", listen: str = "127.0.0.1:0"
+    ) -> tuple[Child, int]:
         """Start a router with an empty log on disk.
 
         `tenants` is the content of its tenants file; by default TENANT with unreachable limits.
-        `database_url` is a PostgreSQL database for its log.
+        `database_url` is a PostgreSQL database for its log, which other routers may share.
         """
         file = self.folder("tenants") / "tenants.toml"
         file.write_text(tenants or tenant_toml(TENANT))
         env = {
-            "TRUNKLINE_ROUTER_LISTEN": "127.0.0.1:0",
+            "TRUNKLINE_ROUTER_LISTEN": listen,
             "TRUNKLINE_DATA_DIR": str(self.folder("router")),
             "TRUNKLINE_TENANTS_FILE": str(file),
             "TRUNKLINE_DATABASE_URL": database_url,

@@ -28,6 +28,7 @@ from bench.scenarios import (
     publish,
     roundtrip,
     streams,
+    takeover,
 )
 
 SCENARIOS: dict[str, Any] = {
@@ -41,6 +42,7 @@ SCENARIOS: dict[str, Any] = {
     "attacks": attacks,
     "completions": completions,
     "postgres": postgres,
+    "takeover": takeover,
 }
 RESULTS, QUICK_RESULTS = Path("bench/results"), Path("build/bench")
 

@@ -31,6 +31,8 @@ class Scale:
     attack_s: float = 4.0
     calls: int = 500
     completions: int = 1000
+    survivors: int = 1000
+    relinked: int = 10_000
 
 
 QUICK = Scale(
@@ -50,4 +52,6 @@ QUICK = Scale(
     attack_s=2.0,
     calls=100,
     completions=300,
+    survivors=200,
+    relinked=2000,
 )
