@@ -98,7 +98,8 @@ def test_what_cannot_be_copied_is_refused_in_one_line(
     for typo in ("postgresql:/here/db", "postgresql:db"):
         assert "is not postgresql://user@host" in refusal("migrate", "--from", source, "--to", typo)
     assert run("migrate", "--from", source, "--to", postgres_schema).code == 0
-    full = refusal("migrate", "--from", source, "--to", postgres_schema)
+    RandomLog(5).write(tmp_path / "other.db")
+    full = refusal("migrate", "--from", tmp_path / "other.db", "--to", postgres_schema)
     assert "is not empty: name the tenants" in full
     there = refusal("migrate", "--from", source, "--to", postgres_schema, "--tenant", "acme")
     assert "has a tenant acme already" in there

@@ -71,7 +71,10 @@ class CopiedLog(Protocol):
     # Of a log that is copied to
 
     async def load_state(self) -> str | None:
-        """Load the state of the copy into this log; None if there is none."""
+        """Load the state of the copy into this log.
+
+        None if there is none, and if the log was written to since the copy was complete.
+        """
 
     async def begin(self, state: str) -> None:
         """Mark the log as being copied to, so that no router of any version opens it."""
@@ -88,8 +91,14 @@ class CopiedLog(Protocol):
     async def delete_keys(self, tenant: str) -> None:
         """Delete idempotency keys with results in a tenant's logs, which an earlier copy may have left."""
 
-    async def finish(self, ids: HighestIds, state: str | None) -> None:
-        """Assign only higher ids from now on. Without a state, remove the mark: the log may be used."""
+    async def finish(self, ids: HighestIds, state: str, *, is_complete: bool) -> None:
+        """Assign only higher ids from now on. If the copy is complete, remove the mark: the log may be used.
+
+        The state stays, for a run that repeats one that was killed at its end.
+        """
+
+    async def forget(self) -> None:
+        """Remove the mark, and the state."""
 
     async def aclose(self) -> None:
         """Let others use the log. Never raises."""

@@ -80,11 +80,14 @@ class Copier:
         What an interrupted call copied is not copied again, unless the source was written to since.
         """
         state = await self._begin(tenants)
-        if tenants is None:
-            await self._copy_part(state, None)
-        while (tenant := state.tenant) is not None:
-            await self._copy_part(state, tenant)
-        await self._target.finish(await self._ids(state), None)
+        if not state.is_complete:
+            if tenants is None:
+                await self._copy_part(state, None)
+            while (tenant := state.tenant) is not None:
+                await self._copy_part(state, tenant)
+            state.is_complete = True
+            await self._target.finish(await self._ids(state), state.dumps(), is_complete=True)
+        self._report.data_keys = await self._tenants.data_key_ids()
         for table in TABLES:
             if (total := state.totals.get(table.name)) is not None:
                 self._report.tables.append(CopiedRows(table.name, total.rows, total.hexdigest()))
@@ -93,10 +96,10 @@ class Copier:
     async def discard(self) -> bool:
         """Delete what an unfinished copy left in the target. Returns whether there was one."""
         text = await self._target.load_state()
-        if text is None:
+        if text is None or (state := _parse(text)).is_complete:
             return False
-        await self._delete(_parse(text))
-        await self._target.finish(await self._target.highest_ids(), None)
+        await self._delete(state)
+        await self._target.forget()
         return True
 
     # Begin
@@ -104,8 +107,13 @@ class Copier:
     async def _begin(self, tenants: list[str] | None) -> CopyState:
         version = await self._source.version()
         text = await self._target.load_state()
-        if text is not None:
-            state = _parse(text)
+        state = _parse(text) if text is not None else None
+        if state is not None and state.is_complete:
+            if (state.source, state.tenants) == (version, tenants):
+                # The run before was killed at its end.
+                self._report.warnings.append("the copy was complete already")
+                return state
+        elif state is not None:
             unfinished = f"{self._target.describe()} holds an unfinished copy"
             if state.source.log != version.log:
                 raise CopyFailed(f"{unfinished} of another log: complete it, or delete it with --discard")
@@ -231,10 +239,9 @@ class Copier:
             state.totals.setdefault(table.name, RowDigest(table)).merge(digest)
         if tenant is not None:
             state.done.append(tenant)
-            state.tables = {}
             state.bases = None
-            await self._target.finish(ids, state.dumps())
-        self._report.data_keys = await self._tenants.data_key_ids()
+        state.tables = {}
+        await self._target.finish(ids, state.dumps(), is_complete=False)
 
     # Ids
 

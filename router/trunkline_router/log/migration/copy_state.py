@@ -52,7 +52,9 @@ class CopyState:
     bases: IdBases | None = None
     #: Of the tenant that is being copied, or of the whole log, by the name of the table.
     tables: dict[str, TableProgress] = field(default_factory=dict)
-    #: Rows of the tenants that are complete.
+    #: The copy is verified, and the log in use.
+    is_complete: bool = False
+    #: Rows of what is complete.
     totals: dict[str, RowDigest] = field(default_factory=dict)
 
     @property
@@ -73,6 +75,7 @@ class CopyState:
                 "tenants": self.tenants,
                 "keeps_ids": self.keeps_ids,
                 "done": self.done,
+                "is_complete": self.is_complete,
                 "audit_id": self.audit_id,
                 "log_key": self.log_key,
                 "bases": self.bases and [self.bases.topic, self.bases.delivery, self.bases.audit],
@@ -105,6 +108,7 @@ class CopyState:
             fields["log_key"],
             fields["bases"] and IdBases(*fields["bases"]),
         )
+        state.is_complete = fields["is_complete"]
         for table in tables:
             if found := fields["tables"].get(table.name):
                 rows, digest, last, is_done, damaged = found

@@ -45,11 +45,12 @@ from trunkline_router.log.postgres.verification import check_database
 _STATEMENTS = CopyStatements("user_name", "JOIN", "")
 _PARAMETER = re.compile(r":(tenant|audit_id|log_key|k\d)\b")
 _FENCE = "SELECT 1 FROM routers WHERE incarnation = $1 AND alive FOR SHARE"
-_VERSION = """
-    SELECT installation_id, (
+_LAST_COMMIT = """
+    coalesce((
         SELECT incarnation || '.' || batch FROM commits ORDER BY incarnation DESC, batch DESC LIMIT 1
-    ) FROM installation
+    ), '')
 """
+_VERSION = f"SELECT installation_id, {_LAST_COMMIT} FROM installation"
 _HIGHEST_IDS = """
     SELECT (SELECT reserved FROM id_blocks WHERE name = 'topics'),
         (SELECT reserved FROM id_blocks WHERE name = 'deliveries'),
@@ -59,9 +60,15 @@ _IS_OLDER_COPY = "SELECT is_older_copy FROM installation"
 _BEGIN_COPY = "UPDATE installation SET schema_version = schema_version + $1 WHERE schema_version < $1"
 _END_COPY = "UPDATE installation SET schema_version = schema_version - $1 WHERE schema_version >= $1"
 _CREATE_STATE = (
-    "CREATE TABLE IF NOT EXISTS copy_state (id integer PRIMARY KEY CHECK (id = 1), state text NOT NULL)"
+    "CREATE TABLE IF NOT EXISTS copy_state"
+    " (id integer PRIMARY KEY CHECK (id = 1), state text NOT NULL, last_commit text)"
 )
-_SAVE = "INSERT INTO copy_state VALUES (1, $1) ON CONFLICT (id) DO UPDATE SET state = excluded.state"
+_SAVE = """
+    INSERT INTO copy_state VALUES (1, $1, NULL)
+    ON CONFLICT (id) DO UPDATE SET state = excluded.state, last_commit = NULL
+"""
+_COMPLETE = f"UPDATE copy_state SET last_commit = {_LAST_COMMIT}"
+_LOAD = f"SELECT state FROM copy_state WHERE last_commit IS NULL OR last_commit = {_LAST_COMMIT}"
 #: Tables with texts that may contain NUL.
 _ESCAPED = {"api_keys", "audit", "open_messages", "revocations"}
 #: Rows read first of each table; then as many as fit a piece.
@@ -149,7 +156,7 @@ class CopiedDatabase:
                 await self._check_owner()
                 row = await self._connection.fetchrow(_VERSION)
         assert row is not None
-        return LogVersion(row[0], row[1] or "")
+        return LogVersion(*row)
 
     async def highest_ids(self) -> HighestIds:
         """See CopiedLog."""
@@ -191,7 +198,7 @@ class CopiedDatabase:
         with _failures(self._dsn):
             if await self._connection.fetchval("SELECT to_regclass('copy_state')") is None:
                 return None
-            state: str = await self._connection.fetchval("SELECT state FROM copy_state")
+            state: str | None = await self._connection.fetchval(_LOAD)
         return state
 
     async def begin(self, state: str) -> None:
@@ -228,7 +235,7 @@ class CopiedDatabase:
         async with self._transaction():
             await self._connection.execute(statement, *values)
 
-    async def finish(self, ids: HighestIds, state: str | None) -> None:
+    async def finish(self, ids: HighestIds, state: str, *, is_complete: bool) -> None:
         """See CopiedLog."""
         async with self._transaction():
             for name, highest in (("topics", ids.topic), ("deliveries", ids.delivery)):
@@ -239,15 +246,20 @@ class CopiedDatabase:
                 await self._connection.execute(
                     "SELECT setval(pg_get_serial_sequence('audit', 'id'), $1)", ids.audit
                 )
-            if state is not None:
-                await self._connection.execute(_SAVE, state)
-            else:
-                await self._connection.execute("DROP TABLE IF EXISTS copy_state")
+            await self._connection.execute(_SAVE, state)
+            if is_complete:
+                await self._connection.execute(_COMPLETE)
                 await self._connection.execute(_END_COPY, COPYING)
-        if state is None:
+        if is_complete:
             # The first router plans with statistics; without them, it is only slower at first.
             with suppress(CopyFailed), _failures(self._dsn):
                 await self._connection.execute(f"ANALYZE {', '.join(each.name for each in TABLES)}")
+
+    async def forget(self) -> None:
+        """See CopiedLog."""
+        async with self._transaction():
+            await self._connection.execute("DROP TABLE IF EXISTS copy_state")
+            await self._connection.execute(_END_COPY, COPYING)
 
     async def aclose(self) -> None:
         """See CopiedLog."""

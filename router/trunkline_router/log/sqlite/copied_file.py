@@ -44,14 +44,16 @@ from trunkline_router.log.sqlite.commit_mark import (
     read_state,
     write_commits,
 )
-from trunkline_router.log.sqlite.database_file import SCHEMA_VERSION, FileLock, connect_writer
+from trunkline_router.log.sqlite.database_file import SCHEMA_VERSION, FileLock, connect_writer, version_of
 from trunkline_router.log.sqlite.verification import SQLITE_ERRORS
 
 _CREATE_STATE = (
-    "CREATE TABLE IF NOT EXISTS copy_state (id INTEGER PRIMARY KEY CHECK (id = 1), state TEXT NOT NULL)"
+    "CREATE TABLE IF NOT EXISTS copy_state"
+    " (id INTEGER PRIMARY KEY CHECK (id = 1), state TEXT NOT NULL, commits INTEGER)"
 )
 _HAS_STATE = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'copy_state')"
-_SAVE = "INSERT OR REPLACE INTO copy_state VALUES (1, ?)"
+_SAVE = "INSERT OR REPLACE INTO copy_state VALUES (1, ?, ?)"
+_LOAD = "SELECT state FROM copy_state WHERE commits IS NULL OR commits = (SELECT commits FROM log_state)"
 _SET_ID = "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?"
 _NEW_ID = (
     "INSERT INTO sqlite_sequence (name, seq) SELECT ?1, 0"
@@ -104,7 +106,7 @@ class CopiedFile:
             try:
                 db = connect_writer(path, may_be_copying=True)
                 db.isolation_level = None
-                if _load_state(db) is None:
+                if version_of(db) < COPYING:
                     _check_commits(db, path)
                 return cls(path, lock, db)
             except BaseException:
@@ -159,7 +161,7 @@ class CopiedFile:
 
         def begin(db: sqlite3.Connection) -> None:
             db.execute(_CREATE_STATE)
-            db.execute(_SAVE, (state,))
+            db.execute(_SAVE, (state, None))
             db.execute(f"PRAGMA user_version = {COPYING + SCHEMA_VERSION}")
 
         await self._commit(begin)
@@ -173,7 +175,7 @@ class CopiedFile:
             db.executemany(
                 f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({values})", _native(table, rows)
             )
-            db.execute(_SAVE, (state,))
+            db.execute(_SAVE, (state, None))
 
         await self._commit(write)
 
@@ -200,7 +202,7 @@ class CopiedFile:
 
         await self._commit(delete)
 
-    async def finish(self, ids: HighestIds, state: str | None) -> None:
+    async def finish(self, ids: HighestIds, state: str, *, is_complete: bool) -> None:
         """See CopiedLog."""
         log = await self._run(lambda: read_state(self._db))
         commits = log.commits + 1
@@ -210,10 +212,8 @@ class CopiedFile:
                 db.execute(_NEW_ID, (name,))
                 db.execute(_SET_ID, (highest, name))
             write_commits(db, commits)
-            if state is not None:
-                db.execute(_SAVE, (state,))
-            else:
-                db.execute("DROP TABLE IF EXISTS copy_state")
+            db.execute(_SAVE, (state, commits if is_complete else None))
+            if is_complete:
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
         # The mark first: a database behind its mark would have lost commits, but nobody opens this one yet.
@@ -223,6 +223,15 @@ class CopiedFile:
             mark.sync()
             mark.close()
         await self._commit(finish)
+
+    async def forget(self) -> None:
+        """See CopiedLog."""
+
+        def forget(db: sqlite3.Connection) -> None:
+            db.execute("DROP TABLE IF EXISTS copy_state")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+        await self._commit(forget)
 
     async def aclose(self) -> None:
         """See CopiedLog."""
@@ -298,7 +307,7 @@ def _failures(path: Path) -> Iterator[None]:
 
 
 def _check_source(db: sqlite3.Connection, path: Path) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
+    version = version_of(db)
     if version >= COPYING:
         raise CopyFailed(f"{path} holds an unfinished copy")
     if version > SCHEMA_VERSION:
@@ -323,5 +332,5 @@ def _check_commits(db: sqlite3.Connection, path: Path) -> None:
 def _load_state(db: sqlite3.Connection) -> str | None:
     if not db.execute(_HAS_STATE).fetchone()[0]:
         return None
-    state: str = db.execute("SELECT state FROM copy_state").fetchone()[0]
-    return state
+    found: tuple[str] | None = db.execute(_LOAD).fetchone()
+    return found[0] if found else None

@@ -104,7 +104,7 @@ def connect_writer(path: Path, *, may_be_copying: bool = False) -> sqlite3.Conne
         db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         db.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
         db.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
-        if not (may_be_copying and _version(db) == COPYING + SCHEMA_VERSION):
+        if not (may_be_copying and version_of(db) == COPYING + SCHEMA_VERSION):
             _ensure_schema(db, path)
     except BaseException:
         db.close()
@@ -134,13 +134,14 @@ def cancel_long_reads(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _version(db: sqlite3.Connection) -> int:
+def version_of(db: sqlite3.Connection) -> int:
+    """Return the version of a file's schema."""
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
     return version
 
 
 def _ensure_schema(db: sqlite3.Connection, path: Path) -> None:
-    version = _version(db)
+    version = version_of(db)
     if version == SCHEMA_VERSION:
         return
     if version > COPYING:

@@ -62,7 +62,7 @@ def rows_of(path: Path) -> dict[str, Any]:
             )
         )
         rows["sequences"] = dict(db.execute("SELECT name, seq FROM sqlite_sequence"))
-        rows["state"] = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'copy_state'").fetchone()
+        rows["version"] = db.execute("PRAGMA user_version").fetchone()
         return rows
 
 
@@ -80,7 +80,7 @@ async def test_a_log_is_the_same_after_a_copy_to_postgres_and_back(
     assert rows_of(second) == rows_of(third) == before
     assert there.tables == back.tables == again.tables
     assert {each.table: each.rows for each in there.tables} == {
-        name: len(rows) for name, rows in before.items() if name not in ("sequences", "state")
+        name: len(rows) for name, rows in before.items() if name not in ("sequences", "version")
     }
 
 
@@ -357,3 +357,29 @@ async def test_tenants_that_share_a_reserved_name_do_not_join(tmp_path: Path) ->
         await log.close()
     with pytest.raises(CopyFailed, match="pipeline the-pipe is reserved by two tenants, evil and acme"):
         await copy(tmp_path / "1.db", tmp_path / "2.db", "acme")
+
+
+@pytest.mark.parametrize("tenants", [(), ("evil",)], ids=["whole", "tenant"])
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+async def test_a_complete_copy_may_be_repeated_until_it_is_used(
+    tmp_path: Path, postgres_schema: str, engine: str, tenants: tuple[str, ...]
+) -> None:
+    """As after a kill right at the end of the first run."""
+    RandomLog(5).write(tmp_path / "1.db")
+    target = tmp_path / "2.db" if engine == "sqlite" else postgres_schema
+    first = await copy(tmp_path / "1.db", target, *tenants)
+    again = await copy(tmp_path / "1.db", target, *tenants)
+    assert again.tables == first.tables
+    assert again.warnings == ["the copy was complete already"]
+    assert not await discard_copy(str(target), data_dir=tmp_path)
+    if engine == "sqlite":
+        log: Any = open_log(tmp_path / "2.db")
+        lease = None
+    else:
+        log, lease = await PostgresDatabase(postgres_schema).acquire(lambda: None)
+    await append(log, pending_entry(conversation("evil", "new")))
+    await log.close()
+    if lease is not None:
+        await lease.release()
+    with pytest.raises(CopyFailed, match=r"is not empty|has a tenant evil already"):
+        await copy(tmp_path / "1.db", target, *tenants)
