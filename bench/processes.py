@@ -173,7 +173,7 @@ class Testbed:
             "TRUNKLINE_TENANTS_FILE": str(file),
             "TRUNKLINE_DATABASE_URL": database_url,
             # Required with a database.
-            "TRUNKLINE_OPERATOR_KEY": "operator-key-of-benchmarks",
+            "TRUNKLINE_OPERATOR_KEY": OPERATOR_KEY,
         }
         return self.server("router", "-m", "trunkline_router", "serve", env=env)
 
