@@ -14,6 +14,7 @@ from trunkline_router.log.postgres.batch_part import transposed
 from trunkline_router.log.postgres.fence import FencedWriter
 from trunkline_router.log.postgres.key_store import KeyStore
 from trunkline_router.log.postgres.log_walk import find_log, next_logs, span_columns
+from trunkline_router.log.postgres.texts import is_storable
 from trunkline_router.log.postgres.unsettled_work import DELETE_WORK, work_of_messages, work_of_tenant
 from trunkline_router.log.redaction import (
     AuthoredEvent,
@@ -101,6 +102,8 @@ async def reset(writer: FencedWriter, topic: TopicKey) -> int:
 
 async def erase_tenant(writer: FencedWriter, key_store: KeyStore, tenant: str) -> ErasedPiece:
     """Erase some of a tenant's logs, or, if none are left, the tenant's own rows."""
+    if not is_storable(tenant):
+        return ErasedPiece(0)
     # Deliveries first: any number of them may belong to one log.
     most = erasure_plan.DELETED_WORK
     work = await work_of_tenant(writer, tenant, most)
@@ -126,8 +129,8 @@ async def erase_user(
     """Erase some of a user's entries."""
     found = await next_logs(writer, tenant, (cursor or START)[0], inclusive=True)
     erasure = plan_user_erasure(found, user, cursor)
-    if not found.logs:
-        return erasure.erased(0, 0)
+    if not found.logs or not is_storable(user):
+        return ErasedPiece(0)
     count = await _count_messages(writer, erasure.own)
     messages, events = await _redacted(writer, key_store, tenant, user, erasure.spans, now_ms)
     keys = [(topic_id, seq) for topic_id, seq, _ in messages]

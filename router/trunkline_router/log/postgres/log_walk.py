@@ -13,6 +13,7 @@ from trunkline_router.core.values.topics import TopicKey
 from trunkline_router.log.log_spans import LogPiece, LogSpan
 from trunkline_router.log.postgres.fence import FencedWriter
 from trunkline_router.log.postgres.heads import END
+from trunkline_router.log.postgres.texts import is_storable
 
 #: Logs read in one piece of work.
 LOGS = 256
@@ -38,6 +39,8 @@ async def next_logs(writer: FencedWriter, tenant: str, topic_id: int, *, inclusi
 
     Starts over if there is no such log.
     """
+    if not is_storable(tenant):
+        return LogPiece([], more=False)
     addresses = await writer.read(_ADDRESS, tenant, topic_id) if topic_id else []
     address = addresses[0] if addresses else _START
     rows = await writer.read(_FROM if inclusive else _AFTER, tenant, *address, LOGS)
@@ -46,6 +49,8 @@ async def next_logs(writer: FencedWriter, tenant: str, topic_id: int, *, inclusi
 
 async def find_log(writer: FencedWriter, topic: TopicKey) -> list[LogSpan]:
     """Return a topic's log, if there is one."""
+    if not is_storable(*topic[:3], topic[4]):
+        return []
     return _spans(topic[0], await writer.read(_ONE, *topic))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.message_pb2 import MESSAGE_STATE_RECALLED, ROLE_USER, Author, Change, Message
 from trunkline_router.core.values.log_records import (
@@ -298,3 +299,14 @@ async def test_an_erasure_skips_pruned_messages(any_log: Any) -> None:
     assert (await erase_user(any_log, "alice")).messages == 2
     assert (await any_log.heads([ROOM]))[0].seq == 5
     assert len(await bodies(any_log, ROOM)) == 2
+
+
+@pytest.mark.parametrize("name", ["\0", "a\0", "'"])
+async def test_erasing_what_nobody_wrote_erases_nothing(log: Log, name: str) -> None:
+    (one,) = await append(log, pending_entry(ROOM))
+    assert await erase_tenant(log, name) == ErasedPiece(0)
+    assert await erase_user(log, name) == ErasedPiece(0)
+    assert await erase_user(log, "alice", name) == ErasedPiece(0)
+    assert await prune(log, name, max_messages=1) == 0
+    assert await log.reset((name, "echo", "web", PERSON, name)) == 0
+    assert await bodies(log, ROOM) == [(EntryKind.MESSAGE, one.stored)]

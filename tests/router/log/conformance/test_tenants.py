@@ -45,6 +45,19 @@ async def test_everything_registered_is_read_back(any_log: Any) -> None:
     assert isinstance(found.revocations[0].kind, RevocationKind)
 
 
+async def test_names_of_keys_and_tokens_are_any_text(any_log: Any) -> None:
+    names = ["", "\0", "a\0b", "\x10", "\x100", "\x101", "\\0", "\x1f\x7f\u2028", '{"é":1}']
+    keys = [KEY._replace(key_id=f"k{number}", name=name) for number, name in enumerate(names)]
+    tokens = [TOKEN._replace(name=name) for name in names]
+    await any_log.register(Registration([ACME], keys, tokens))
+    for _ in range(2):
+        found = await any_log.registered()
+        assert found.api_keys == keys
+        assert sorted(found.revocations) == sorted(tokens)
+        # They replace those of the same name.
+        await any_log.register(Registration([], keys, tokens))
+
+
 async def test_registrations_survive_a_restart(log: Log, opener: Opener) -> None:
     expected = await everything(log)
     await log.close()
