@@ -21,13 +21,13 @@ from tests.validators.history import History
 pytestmark = [pytest.mark.long, unfinished]
 
 
-async def migrate(source: object, target: object) -> None:
-    words = ["migrate", "--from", str(source), "--to", str(target)]
+async def command(*words: object, **env: str) -> None:
+    """Run a command of the router."""
 
     def run() -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "trunkline_router", *words],
-            env=environment({}),
+            [sys.executable, "-m", "trunkline_router", *map(str, words)],
+            env=environment(env),
             capture_output=True,
             text=True,
             timeout=patient(60),
@@ -59,7 +59,7 @@ async def test_clients_resume_on_the_copy_and_retries_get_their_first_answer(
                 await ann.say("missed")
                 await wait_until(lambda: not ann.unacked, "all messages are acked")
                 await asyncio.to_thread(fleet.router.terminate)
-                await migrate(source, target)
+                await command("migrate", "--from", source, "--to", target)
                 await asyncio.to_thread(lambda settings=settings: fleet.start_router(**settings))
                 assert (await bob.connect(resume=True))["recovered"] is True
                 await ann.send(
@@ -70,3 +70,11 @@ async def test_clients_resume_on_the_copy_and_retries_get_their_first_answer(
             await ann.say("live again")
             await wait_until_caught_up(fleet, [ann, bob])
             assert_promises_kept(fleet, history, [ann, bob])
+            # The database now is as if restored to the time of the second move.
+            await bob.leave()
+            await asyncio.to_thread(fleet.router.terminate)
+            settings = {"TRUNKLINE_DATABASE_URL": postgres_schema}
+            await command("restored", **settings)
+            await asyncio.to_thread(lambda: fleet.start_router(**settings))
+            assert (await bob.connect(resume=True))["recovered"] is False
+            await bob.leave()
