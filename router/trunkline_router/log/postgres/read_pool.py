@@ -23,6 +23,8 @@ READ_PATIENCE_S = 5.0
 READ_TIMEOUT_S = 30.0
 #: So does one that nobody awaits any more, after so long.
 CANCELLED_TIMEOUT_S = 0.5
+#: `close` waits so long for the queries under way.
+CLOSE_PATIENCE_S = 5.0
 
 
 class Connections:
@@ -56,6 +58,8 @@ class Connections:
         try:
             return await asyncio.shield(query)
         except asyncio.CancelledError:
+            if query.cancelled():
+                raise LogUnavailable("the log was closed before the database answered") from None
             loop.call_later(CANCELLED_TIMEOUT_S, query.cancel)
             raise
 
@@ -88,8 +92,12 @@ class Connections:
             pause_s = await back_off(pause_s)
 
     async def close(self) -> None:
-        """Close the connections, after the queries under way."""
+        """Close the connections, after the queries under way; those that take long fail."""
         self._closed = True
+        if self._queries:
+            await asyncio.wait(self._queries, timeout=CLOSE_PATIENCE_S)
+        for query in self._queries:
+            query.cancel()
         for _ in range(self._size):
             await self._free.acquire()
         await asyncio.gather(*map(close_connection, self._idle))

@@ -12,6 +12,10 @@ from trunkline_router.log.postgres.connector import Connection, Connector, close
 from trunkline_router.log.postgres.dsn import Dsn
 from trunkline_router.log.postgres.read_pool import Connections
 
+from tests.router.log.postgres.owned import until
+from tests.support.fault_proxy import FaultProxy
+from tests.support.postgres import shared_server
+
 UNREACHABLE = "postgresql://nobody:x@127.0.0.1:1/none"
 
 
@@ -48,6 +52,21 @@ async def test_reads_that_wait_in_an_outage_fail_together(monkeypatch: pytest.Mo
     assert {type(result) for result in results} == {LogUnavailable}
     assert connector.attempts < len(reads)
     await connections.close()
+
+
+async def test_close_does_not_wait_for_a_database_that_is_silent(
+    postgres_schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_pool, "CLOSE_PATIENCE_S", 0.1)
+    with FaultProxy(shared_server().address) as proxy:
+        connections = Connections(Connector(Dsn.parse(shared_server().dsn(address=proxy.address))))
+        await connections.fetch("SELECT 1")
+        proxy.stall()
+        read = asyncio.create_task(connections.fetch("SELECT 2"))
+        await until(lambda: asyncio.sleep(0.01, bool(connections._queries)))
+        await connections.close()
+        with pytest.raises(LogUnavailable, match="closed before the database answered"):
+            await read
 
 
 async def test_the_system_notices_a_database_that_vanished(postgres_schema: str) -> None:
