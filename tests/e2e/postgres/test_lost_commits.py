@@ -81,7 +81,6 @@ async def test_a_router_notices_that_its_last_commits_are_gone(tmp_path: Path) -
         await check_loss_is_shown(fleet, primary, standby, sleeper=None)
 
 
-@pytest.mark.xfail(reason="a successor does not look for the commits of its predecessor")
 async def test_a_former_owner_notices_that_its_last_commits_are_gone(tmp_path: Path) -> None:
     """The successor cannot know that they were committed."""
     with fleet_with_async_standby(tmp_path, 2) as (fleet, primary, standby):

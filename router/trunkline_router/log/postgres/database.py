@@ -14,7 +14,7 @@ from trunkline_runtime.process import StartError
 
 from trunkline_router.log.data_keys import DataKeyError, DataKeys
 from trunkline_router.log.encryption import Encryption
-from trunkline_router.log.interface import LogUnavailable
+from trunkline_router.log.interface import Fenced, LogUnavailable
 from trunkline_router.log.migration.copied_log import COPYING
 from trunkline_router.log.ownership import OwnedLog
 from trunkline_router.log.postgres.connector import (
@@ -81,6 +81,8 @@ class PostgresDatabase:
         self._cached_heads = cached_heads
         self._boot_id = secrets.token_hex(8)
         self._has_connected = False
+        #: Writer of this router's last ownership, until the database was asked for its last commit.
+        self._former: FencedWriter | None = None
 
     def describe(self) -> str:
         """See LogDatabase."""
@@ -96,6 +98,7 @@ class PostgresDatabase:
                 try:
                     if connection is None:
                         connection = await self._connect()
+                        await self._check_loss(connection)
                         problem, pause_s = "", FIRST_PAUSE_S
                     if (ownership := await standby.try_to_own(connection)) is not None:
                         return await self._open(ownership)
@@ -118,6 +121,13 @@ class PostgresDatabase:
         finally:
             if connection is not None:
                 connection.terminate()
+
+    async def _check_loss(self, connection: Connection) -> None:
+        """End every ownership if the commits of this router's last one are missing."""
+        if self._former is not None:
+            with suppress(Fenced):
+                await self._former.check_loss(connection)
+            self._former = None
 
     async def _abandon(self) -> None:
         """End the ownership that this router has taken, if it has. Never raises but when cancelled again."""
@@ -194,6 +204,7 @@ class PostgresDatabase:
                 cached_heads=self._cached_heads,
             )
             undo.pop_all()
+        self._former = writer
         return OwnedLog(log, lease)
 
     async def close(self) -> None:

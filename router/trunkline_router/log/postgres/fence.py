@@ -44,18 +44,20 @@ _SETTLE = f"""
     SELECT (SELECT count(*) FROM fence) AS owned, void, result::text
     FROM (SELECT 1) AS one LEFT JOIN settled ON true
 """
-#: After a failover to a standby that lacks confirmed commits: the next owner begins new epochs of all logs.
+#: After a failover to a standby that lacks confirmed commits. The next owner begins new epochs of all logs;
+#: the present one, which may have read them already, is not that any more.
 _MARK_LOSS = """
     WITH lost AS (
         SELECT WHERE CASE
+            -- Of a former owner only the last commit is kept.
             WHEN EXISTS (SELECT FROM routers WHERE incarnation = $1)
-            THEN $2 > 0 AND NOT EXISTS (SELECT FROM commits WHERE incarnation = $1 AND batch = $2)
-            -- Rows of routers are deleted long after others followed them.
-            ELSE NOT EXISTS (SELECT FROM slots WHERE incarnation > $1)
+            THEN $2 > 0 AND NOT EXISTS (SELECT FROM commits WHERE incarnation = $1 AND batch >= $2)
+            -- Its row is deleted after a day at the soonest.
+            ELSE $1 > extract(epoch FROM clock_timestamp() - interval '12 hours') * 1000000
         END
     ),
     marked AS (UPDATE installation SET is_older_copy = true FROM lost),
-    ended AS (UPDATE routers SET alive = false FROM lost WHERE incarnation = $1)
+    ended AS (UPDATE routers SET alive = false FROM lost WHERE alive)
     SELECT count(*) FROM lost
 """
 _LOOK_UP = "SELECT void, result::text FROM commits WHERE incarnation = $1 AND batch = $2"
@@ -264,9 +266,10 @@ class FencedWriter:
         return self._connection
 
     async def check_loss(self, connection: Connection) -> None:
-        """End this ownership if a server lacks confirmed commits, as after a failover. Raises Fenced.
+        """End every ownership if a server lacks confirmed commits, as after a failover. Raises Fenced.
 
-        Call it with each new connection, before anything that was read with it is used.
+        Call it with each new connection, before anything that was read with it is used, and with the first
+        one after this ownership, even if the writer is closed.
         """
         if await connection.fetchval(_MARK_LOSS, self.incarnation, self._confirmed):
             _log.error(

@@ -18,7 +18,8 @@ CREATE TABLE installation (
 -- Routers, one row for each time that one of them owned, or wanted to own, the log. Each write to the log
 -- locks its router's row and writes nothing once `alive` is false, which is never taken back.
 CREATE TABLE routers (
-    incarnation bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    -- Microseconds of Unix time: after a failover to a server that lacks rows, no number is given twice.
+    incarnation bigint PRIMARY KEY DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
     boot_id     text NOT NULL,           -- of the process
     address     text NOT NULL,           -- where it listens
     alive       boolean NOT NULL DEFAULT true,

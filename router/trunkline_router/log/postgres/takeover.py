@@ -20,7 +20,8 @@ POLL_S = 0.25
 SLACK_S = 0.25
 #: Time that a takeover waits for the owner's commit under way; its sessions are ended then.
 _LOCK_TIMEOUT_MS = 300
-#: Rows of former routers that are kept for people.
+#: Rows of former routers that are kept for people. A router whose own row is missing takes that for a loss of
+#: commits, unless it is older than a day.
 _KEPT_ROUTERS = 100
 
 #: The sessions of a router have this name, by which others see whether it has any. With the installation:
@@ -45,7 +46,10 @@ _END = "UPDATE routers SET alive = false WHERE incarnation = $1"
 _BEGIN = "INSERT INTO routers (boot_id, address) VALUES ($1, $2) RETURNING incarnation"
 _LEASE = "INSERT INTO leases VALUES ($1, clock_timestamp() + make_interval(secs => $2))"
 _CLAIM = "UPDATE slots SET incarnation = $1, token = token + 1 WHERE slot = 0"
-_FORGET = "DELETE FROM routers WHERE incarnation < $1 AND NOT alive"
+_FORGET = """
+    DELETE FROM routers WHERE NOT alive AND started_at < now() - interval '1 day'
+    AND incarnation NOT IN (SELECT incarnation FROM routers ORDER BY incarnation DESC LIMIT $1)
+"""
 _ABANDON = """
     WITH router AS (UPDATE routers SET alive = false WHERE boot_id = $1 AND alive RETURNING incarnation)
     UPDATE slots SET incarnation = NULL FROM router WHERE slots.incarnation = router.incarnation
@@ -162,7 +166,7 @@ class Standby:
             incarnation: int = await connection.fetchval(_BEGIN, self._boot_id, self._address)
             await connection.execute(_LEASE, incarnation, self._lease_s)
             await connection.execute(_CLAIM, incarnation)
-            await connection.execute(_FORGET, incarnation - _KEPT_ROUTERS)
+            await connection.execute(_FORGET, _KEPT_ROUTERS)
         return incarnation
 
     def _report(self, owner: Owner) -> None:

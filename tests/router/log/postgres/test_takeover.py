@@ -70,9 +70,9 @@ async def vanish(owned: OwnedLog) -> None:
     """End a router's sessions as its death does."""
     stop_renewing(owned)
     log: Any = owned.log
-    log._writer._disconnect()
-    lease: Any = owned.lease
-    lease._disconnect()
+    connector = log._writer._connector
+    end_sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1"
+    assert await query(connector.dsn.text, end_sessions, connector.application_name)
 
 
 @pytest.fixture
