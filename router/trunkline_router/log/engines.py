@@ -69,8 +69,8 @@ async def migrate(
     data folder, or the database in it.
     """
     async with (
-        aclosing(await _open_copied(source, data_dir, is_target=False)) as copied,
-        aclosing(await _open_copied(target, data_dir, is_target=True)) as copy,
+        aclosing(await _open_copied(source, data_dir)) as copied,
+        aclosing(await _open_copied(target, data_dir, is_target=True, may_create=True)) as copy,
     ):
         try:
             return await Copier(copied, copy, data_keys_of_environment(), progress).copy(tenants)
@@ -84,20 +84,24 @@ async def discard_copy(target: str, *, data_dir: Path) -> bool:
         return await Copier(copy, copy, None, lambda done, expected: None).discard()
 
 
-async def _open_copied(place: str, data_dir: Path, *, is_target: bool) -> CopiedLog:
+async def _open_copied(
+    place: str, data_dir: Path, *, is_target: bool = False, may_create: bool = False
+) -> CopiedLog:
     if place == "postgresql":
         place = os.environ.get(DATABASE_URL, "")
         if not place:
             raise CopyFailed(f"{DATABASE_URL} is not set")
     if place.startswith(("postgresql://", "postgres://")):
-        copied: CopiedLog = await _postgres().open_copied(place, is_target=is_target)
+        copied: CopiedLog = await _postgres().open_copied(place, is_target=is_target, may_create=may_create)
         return copied
     if re.match(r"\w{2,}:", place):
         raise CopyFailed(f"{place} is not postgresql://user@host/database, and no path")
     path = data_dir if place == "sqlite" else Path(place)
-    if path.is_dir() or (is_target and not path.exists() and path.suffix != ".db"):
+    if path.is_dir() or (may_create and not path.exists() and path.suffix != ".db"):
         path /= SQLITE_FILE
-    return CopiedFile.open_target(path) if is_target else CopiedFile.open_source(path)
+    if is_target:
+        return CopiedFile.open_target(path, may_create=may_create)
+    return CopiedFile.open_source(path)
 
 
 def back_up(data_dir: Path, target: Path, *, force: bool, progress: backup.Progress) -> BackupManifest:

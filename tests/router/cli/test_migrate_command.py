@@ -92,11 +92,15 @@ def test_what_cannot_be_copied_is_refused_in_one_line(
     assert "mysql://here/db is not postgresql://user@host" in refusal(
         "migrate", "--from", source, "--to", "mysql://here/db"
     )
-    assert "no tenant gnome" in refusal("migrate", "--from", source, "--to", new, "--tenant", "gnome")
+    for words in (("--from", postgres_schema, "--to", new), ("--discard", "--to", postgres_schema)):
+        assert "there is no log in this schema" in refusal("migrate", *words)
+    assert "does not exist" in refusal("migrate", "--discard", "--to", new)
+    assert not new.exists()
     wrong = postgres_schema.replace("trunkline:", "trunkline:wrong-")
     assert "password" in refusal("migrate", "--from", source, "--to", wrong)
     for typo in ("postgresql:/here/db", "postgresql:db"):
         assert "is not postgresql://user@host" in refusal("migrate", "--from", source, "--to", typo)
+    assert "no tenant gnome" in refusal("migrate", "--from", source, "--to", new, "--tenant", "gnome")
     assert run("migrate", "--from", source, "--to", postgres_schema).code == 0
     RandomLog(5).write(tmp_path / "other.db")
     full = refusal("migrate", "--from", tmp_path / "other.db", "--to", postgres_schema)

@@ -36,16 +36,18 @@ class Claim(NamedTuple):
 
 
 @asynccontextmanager
-async def claim(dsn: Dsn, *, may_be_copying: bool) -> AsyncIterator[Claim]:
-    """Own a log; install its tables if there are none.
+async def claim(dsn: Dsn, *, may_be_copying: bool = False, may_install: bool = False) -> AsyncIterator[Claim]:
+    """Own a log; install its tables if there are none, and they may be.
 
-    Raises LogUnavailable if a router owns it, and StartError for what time does not heal: also for a log that
-    another is being copied into, unless it may be.
+    Raises LogUnavailable if there is no log, or a router owns it, and StartError for what time does not heal:
+    also for a log that another is being copied into, unless it may be.
     """
     lease_s = _lease_s()
     async with AsyncExitStack() as stack:
         connection = await Connector(dsn).connect()
         stack.callback(connection.terminate)
+        if not may_install and not await connection.fetchval(_HAS_TABLES):
+            raise LogUnavailable("there is no log in this schema of the database: see search_path")
         if not (may_be_copying and await _is_copying(connection)):
             await prepare_schema(connection)
         ownership = await _own(connection, lease_s)

@@ -83,12 +83,14 @@ _SESSION = {
 }
 
 
-async def open_copied(url: str, *, is_target: bool) -> CopiedDatabase:
-    """Own a database for a copy. Raises CopyFailed."""
+async def open_copied(url: str, *, is_target: bool, may_create: bool) -> CopiedDatabase:
+    """Own a database for a copy; a target's tables may be created. Raises CopyFailed."""
     dsn = _parse(url)
     async with AsyncExitStack() as stack:
         with _failures(dsn):
-            claimed = await stack.enter_async_context(claim(dsn, may_be_copying=is_target))
+            claimed = await stack.enter_async_context(
+                claim(dsn, may_be_copying=is_target, may_install=may_create)
+            )
             connector = Connector(dsn, claimed.session_name, _SESSION)
             connection = await connector.connect()
             stack.push_async_callback(close_connection, connection)
@@ -101,7 +103,7 @@ async def fork_restored_log(url: str) -> int:
     """Begin a new epoch of every log of a restored database. Returns their number. Raises CopyFailed."""
     dsn = _parse(url)
     with _failures(dsn):
-        async with claim(dsn, may_be_copying=False) as claimed:
+        async with claim(dsn) as claimed:
             return await fork_restored(claimed.writer)
 
 

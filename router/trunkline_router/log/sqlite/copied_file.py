@@ -97,9 +97,11 @@ class CopiedFile:
                 raise
 
     @classmethod
-    def open_target(cls, path: Path) -> CopiedFile:
-        """Open a log that no router uses; the file is created if missing. Raises CopyFailed."""
+    def open_target(cls, path: Path, *, may_create: bool) -> CopiedFile:
+        """Open a log that no router uses; a missing file may be created. Raises CopyFailed."""
         with _failures(path):
+            if not may_create and not path.is_file():
+                raise CopyFailed(f"{path} does not exist")
             if not path.parent.exists():
                 create_private_folder(path.parent)
             lock = FileLock(path)
