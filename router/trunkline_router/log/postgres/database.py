@@ -38,6 +38,7 @@ from trunkline_router.log.postgres.read_pool import Connections
 from trunkline_router.log.postgres.reader import Reader
 from trunkline_router.log.postgres.schema import UNFINISHED_COPY, prepare_schema
 from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, explain
+from trunkline_router.log.postgres.shared_sessions import refuse_shared_sessions
 from trunkline_router.log.postgres.takeover import POLL_S, Ownership, Standby, abandon
 from trunkline_router.log.stored_values import StoredValues
 
@@ -156,13 +157,16 @@ class PostgresDatabase:
         return connection
 
     async def _prepared(self) -> Connection:
+        connector = Connector(self._dsn)
         try:
-            connection = await Connector(self._dsn).connect()
+            connection = await connector.connect()
         except ConnectFailed as error:
             if error.is_permanent:
                 raise StartError(str(error)) from None
             raise
         try:
+            if not self._has_connected:
+                await refuse_shared_sessions(connection, connector)
             installation_id = await prepare_schema(connection)
             if self._data_dir is not None:
                 check_installation(self._data_dir, installation_id)
