@@ -23,7 +23,7 @@ from tests.support.patience import patient
 from tests.support.postgres import DATABASE, ROLE, PostgresServer
 from tests.support.postgres_binaries import run
 from tests.support.postgres_template import SUPERUSER
-from tests.support.processes import ROOT, environment, guard, linux, router_process
+from tests.support.processes import ROOT, Process, environment, guard, linux, router_process
 
 PAGE = (ROOT / "docs" / "postgres.md").read_text()
 #: The statements of the page, in its order.
@@ -46,9 +46,7 @@ def psql(server: PostgresServer, statements: str, database: str = DATABASE, user
     return run(server.version, "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", dsn, stdin=statements)
 
 
-def url(
-    server: PostgresServer, user: str = f"trunkline:{PASSWORD}", database: str = "trunkline"
-) -> str:
+def url(server: PostgresServer, user: str = f"trunkline:{PASSWORD}", database: str = "trunkline") -> str:
     return f"postgresql://{user}@{server.address}/{database}"
 
 
@@ -91,6 +89,14 @@ def await_output(folder: Path, wanted: str, count: int = 1) -> str:
     return output
 
 
+def await_ownership(router: Process) -> None:
+    """Wait until a router owns the log."""
+    deadline = time.monotonic() + patient(20)
+    while not owns_log(router):
+        assert time.monotonic() < deadline, router.stderr
+        time.sleep(0.05)
+
+
 @linux
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 def test_two_routers_on_one_database_as_documented(server: PostgresServer, tmp_path: Path) -> None:
@@ -98,7 +104,9 @@ def test_two_routers_on_one_database_as_documented(server: PostgresServer, tmp_p
     ports = {"50051": free_port(), "50052": free_port()}
     for documented, port in ports.items():
         commands = commands.replace(documented, str(port))
-    commands = commands.replace("trunkline-edge serve", "TRUNKLINE_EDGE_LISTEN=127.0.0.1:0 trunkline-edge serve")
+    commands = commands.replace(
+        "trunkline-edge serve", "TRUNKLINE_EDGE_LISTEN=127.0.0.1:0 trunkline-edge serve"
+    )
     start_second = commands.index("TRUNKLINE_DATA_DIR=router-b")
     with shell(tmp_path) as running:
         assert running.stdin is not None
@@ -125,16 +133,14 @@ def test_routers_run_with_the_documented_rights_only(server: PostgresServer, tmp
     )
     assert rights.split() == ["t", "f", "f"]
     with router_process(tmp_path / "a", TRUNKLINE_DATABASE_URL=url(server)) as router:
-        assert owns_log(router)
+        await_ownership(router)
     psql(server, OTHER_ROLE)
     other = url(server, "trunkline_router:change-me-too", "trunkline?search_path=trunkline")
     with router_process(tmp_path / "b", TRUNKLINE_DATABASE_URL=other) as router:
-        assert owns_log(router)
+        await_ownership(router)
         with router_process(tmp_path / "c", TRUNKLINE_DATABASE_URL=other) as standby:
             router.kill()
-            deadline = time.monotonic() + patient(20)
-            while not owns_log(standby):
-                assert time.monotonic() < deadline, standby.stderr
+            await_ownership(standby)
     psql(server, ANALYST)
     psql(server, f"SET ROLE analyst;\nSET search_path = trunkline;\n{QUERY}")
     with pytest.raises(AssertionError, match="permission denied"):
@@ -155,7 +161,7 @@ def test_a_dump_is_taken_as_documented_and_restored(server: PostgresServer, tmp_
     done = subprocess.run(restored, env=env, capture_output=True, text=True, timeout=patient(30), check=False)
     assert done.returncode == 0, done
     with router_process(tmp_path / "copy", TRUNKLINE_DATABASE_URL=copy) as router:
-        assert owns_log(router)
+        await_ownership(router)
 
 
 def test_every_variable_on_the_page_is_one() -> None:
@@ -165,5 +171,7 @@ def test_every_variable_on_the_page_is_one() -> None:
 
 def test_probes_are_yaml() -> None:
     balancer, probes = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
-    assert balancer["health_checks"][0]["grpc_health_check"]["service_name"] == "trunkline.v1.BroadcastService"
+    assert (
+        balancer["health_checks"][0]["grpc_health_check"]["service_name"] == "trunkline.v1.BroadcastService"
+    )
     assert probes["livenessProbe"]["grpc"] == {"port": 50051}
