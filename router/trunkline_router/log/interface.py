@@ -33,7 +33,7 @@ class LogUnavailable(Exception):
     """The log cannot perform an operation now (disk full, I/O error, closed). Nothing was committed."""
 
 
-class Fenced(LogUnavailable):
+class LogFenced(LogUnavailable):
     """Another router owns the log. Nothing was committed, and this log commits nothing any more."""
 
 

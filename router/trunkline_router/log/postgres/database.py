@@ -14,7 +14,7 @@ from trunkline_runtime.process import StartError
 
 from trunkline_router.log.data_keys import DataKeyError, DataKeys
 from trunkline_router.log.encryption import Encryption
-from trunkline_router.log.interface import Fenced, LogUnavailable
+from trunkline_router.log.interface import LogFenced, LogUnavailable
 from trunkline_router.log.migration.copied_log import COPYING
 from trunkline_router.log.ownership import OwnedLog
 from trunkline_router.log.postgres.connector import (
@@ -126,7 +126,7 @@ class PostgresDatabase:
     async def _check_loss(self, connection: Connection) -> None:
         """End every ownership if the commits of this router's last one are missing."""
         if self._former is not None:
-            with suppress(Fenced):
+            with suppress(LogFenced):
                 await self._former.check_loss(connection)
             self._former = None
 

@@ -30,6 +30,7 @@ from trunkline_router.log.data_keys import DataKeys
 from trunkline_router.log.encryption import Encryption
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.postgres.batch_writer import BatchWriter
+from trunkline_router.log.postgres.dead_letter_replay import replay
 from trunkline_router.log.postgres.durability_watch import DurabilityWatch
 from trunkline_router.log.postgres.erasure import erase_tenant, erase_user, reset
 from trunkline_router.log.postgres.fence import FencedWriter
@@ -37,7 +38,6 @@ from trunkline_router.log.postgres.id_blocks import IdBlocks
 from trunkline_router.log.postgres.key_store import KeyStore
 from trunkline_router.log.postgres.pruning import prune
 from trunkline_router.log.postgres.reader import Reader
-from trunkline_router.log.postgres.replay import replay
 from trunkline_router.log.postgres.sweeper import Sweeper
 from trunkline_router.log.postgres.tenant_rows import write_registration
 from trunkline_router.log.stored_values import StoredValues

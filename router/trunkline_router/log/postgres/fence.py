@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import asyncpg
 import structlog
 
-from trunkline_router.log.interface import Fenced, LogUnavailable
+from trunkline_router.log.interface import LogFenced, LogUnavailable
 from trunkline_router.log.postgres.connector import (
     CONNECT_TIMEOUT_S,
     FIRST_PAUSE_S,
@@ -124,7 +124,7 @@ class FencedWriter:
         Waits while the database cannot be reached, and until the outcome is known. When cancelled, the
         statement may be committed later; further writes follow it.
 
-        Raises Fenced, and LogUnavailable if the server refused the statement; nothing was committed then.
+        Raises LogFenced, and LogUnavailable if the server refused the statement; nothing was committed then.
         """
         text = _statement(parts, result)
 
@@ -133,7 +133,7 @@ class FencedWriter:
             assert row is not None
             if not row[0]:
                 self._fence()
-                raise Fenced(_FENCED)
+                raise LogFenced(_FENCED)
             return _decode(row[1])
 
         return await self._uninterrupted(self._commit(attempt))
@@ -149,7 +149,7 @@ class FencedWriter:
             async with connection.transaction():
                 if not await connection.fetch(_FENCE, self.incarnation):
                     self._fence()
-                    raise Fenced(_FENCED)
+                    raise LogFenced(_FENCED)
                 result = await run(connection)
                 await connection.execute(_NUMBER, self.incarnation, batch, json.dumps(result))
             return result
@@ -182,7 +182,7 @@ class FencedWriter:
             pause_s = 0.0
             while True:
                 if self._is_fenced:
-                    raise Fenced(_FENCED)
+                    raise LogFenced(_FENCED)
                 connection = await self._connected()
                 self._batch += 1
                 try:
@@ -205,7 +205,7 @@ class FencedWriter:
                 pause_s = await back_off(pause_s) or FIRST_PAUSE_S
 
     async def _settle(self, batch: int) -> _Committed | None:
-        """Find the outcome of a commit. None: it was not, and never will be, committed. Raises Fenced."""
+        """Find the outcome of a commit. None: it was not, and never will be, committed. Raises LogFenced."""
         problem, pause_s = "", FIRST_PAUSE_S
         while True:
             try:
@@ -229,7 +229,7 @@ class FencedWriter:
         if row is not None and not row["void"]:
             return _Committed(_decode(row["result"]))
         if not owned:
-            raise Fenced(_FENCED)
+            raise LogFenced(_FENCED)
         return None
 
     def _fence(self) -> None:
@@ -266,7 +266,7 @@ class FencedWriter:
         return self._connection
 
     async def check_loss(self, connection: Connection) -> None:
-        """End every ownership if a server lacks confirmed commits, as after a failover. Raises Fenced.
+        """End every ownership if a server lacks confirmed commits, as after a failover. Raises LogFenced.
 
         Call it with each new connection, before anything that was read with it is used, and with the first
         one after this ownership, even if the writer is closed.
@@ -277,7 +277,7 @@ class FencedWriter:
                 " standby: all logs get new epochs"
             )
             self._fence()
-            raise Fenced("the database lacks commits that it had confirmed")
+            raise LogFenced("the database lacks commits that it had confirmed")
 
     def _disconnect(self) -> None:
         if self._connection is not None:

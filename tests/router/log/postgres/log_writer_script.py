@@ -21,7 +21,7 @@ import structlog
 from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, ROLE_USER, Author, Message, Part, TextPart
 from trunkline_router.core.values.log_records import PendingEntry, Transaction
 from trunkline_router.core.values.topics import GROUP, TopicKey, address_of
-from trunkline_router.log.interface import Fenced, Log, LogUnavailable
+from trunkline_router.log.interface import Log, LogFenced, LogUnavailable
 from trunkline_router.log.postgres import fence
 from trunkline_router.log.postgres.database import PostgresDatabase
 
@@ -55,7 +55,7 @@ async def write(log: Log, term: str) -> None:
         texts = [one.message.parts[0].text.text for one in entries]
         try:
             await log.append(Transaction(entries))
-        except Fenced:
+        except LogFenced:
             put("refused", texts)
             put("fenced", term)
             return

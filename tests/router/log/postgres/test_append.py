@@ -19,13 +19,13 @@ from trunkline_router.core.values.log_records import (
 from trunkline_router.core.values.topics import PERSON, TopicKey
 from trunkline_router.log.appender import Appender
 from trunkline_router.log.encryption import MAX_SEALED, Encryption
-from trunkline_router.log.interface import Fenced
+from trunkline_router.log.interface import LogFenced
 from trunkline_router.log.postgres import id_blocks
 from trunkline_router.log.postgres.batch_writer import BatchWriter
+from trunkline_router.log.postgres.dead_letter_replay import replay
 from trunkline_router.log.postgres.forks import fork_all
 from trunkline_router.log.postgres.id_blocks import IdBlocks
 from trunkline_router.log.postgres.key_store import KeyStore
-from trunkline_router.log.postgres.replay import replay
 from trunkline_router.log.stored_values import StoredValues
 
 from tests.router.log.engines import ALICE, BOB, a_key, clock, pending_entry, position
@@ -133,9 +133,9 @@ async def test_a_fenced_owner_reserves_and_replays_nothing(postgres_schema: str)
         await query(postgres_schema, FENCE)
         for _ in range(2):
             log.ids.counters.delivery_id = before[1]
-            with pytest.raises(Fenced):
+            with pytest.raises(LogFenced):
                 await log.replay(dead.delivery_id)
-            with pytest.raises(Fenced):
+            with pytest.raises(LogFenced):
                 await log.append(pending_entry(BOB, deliver=True), settled=[dead.delivery_id])
     assert await reserved(postgres_schema) == before
     assert len(await query(postgres_schema, "SELECT FROM dead_letters")) == 1

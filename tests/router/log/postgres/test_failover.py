@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from trunkline_router.log.interface import Fenced
+from trunkline_router.log.interface import LogFenced
 from trunkline_router.log.postgres.dsn import Dsn
 
 from tests.router.log.postgres.owned import fenced_writer, note, notes, query
@@ -31,9 +31,9 @@ async def test_loss_of_confirmed_commits_is_noticed_after_a_failover() -> None:
             assert await note(writer, "lost") == "lost"
             await asyncio.to_thread(server.crash)
             await asyncio.to_thread(standby.promote)
-            with pytest.raises(Fenced, match="lacks commits"):
+            with pytest.raises(LogFenced, match="lacks commits"):
                 await note(writer, "next")
-            with pytest.raises(Fenced, match="another router"):
+            with pytest.raises(LogFenced, match="another router"):
                 await note(writer, "later")
         dsn = standby.dsn(schema)
         assert await notes(dsn) == ["replicated"]

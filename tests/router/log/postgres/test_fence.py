@@ -1,4 +1,4 @@
-"""Fenced writes on a real server: whatever breaks, each is committed once or refused, and never both."""
+"""LogFenced writes on a real server: whatever breaks, each is committed once or refused, and never both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from trunkline_router.log.interface import Fenced, LogUnavailable
+from trunkline_router.log.interface import LogFenced, LogUnavailable
 from trunkline_router.log.postgres import fence
 
 from tests.router.log.postgres.owned import NOTE, NOTED, fenced_writer, note, notes, query, until
@@ -49,10 +49,10 @@ async def test_fenced_writer_commits_nothing(postgres_schema: str) -> None:
         told: list[str] = []
         writer.on_fenced = lambda: told.append("fenced")
         for _ in range(2):
-            with pytest.raises(Fenced):
+            with pytest.raises(LogFenced):
                 await note(writer, "after")
         assert told == ["fenced"]
-        with pytest.raises(Fenced):
+        with pytest.raises(LogFenced):
             await writer.transaction(lambda _: pytest.fail("runs behind a closed fence"))
     assert await notes(postgres_schema) == ["before"]
 
@@ -126,9 +126,9 @@ async def test_outcome_is_found_behind_a_closed_fence(
         if forward:
             assert await writing == "the one"
         else:
-            with pytest.raises(Fenced):
+            with pytest.raises(LogFenced):
                 await writing
-        with pytest.raises(Fenced):
+        with pytest.raises(LogFenced):
             await note(writer, "next")
 
 

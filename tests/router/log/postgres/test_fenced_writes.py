@@ -30,7 +30,7 @@ from trunkline_router.core.values.stored_records import (
 )
 from trunkline_router.core.values.topics import GROUP, PERSON, TopicKey
 from trunkline_router.log.data_keys import DataKeys, parse_data_keys
-from trunkline_router.log.interface import Fenced
+from trunkline_router.log.interface import LogFenced
 
 from tests.router.log.engines import (
     ALICE,
@@ -184,7 +184,7 @@ async def filled() -> AsyncIterator[FilledLog]:
 async def test_a_log_that_another_router_owns_writes_nothing(filled: FilledLog, name: str) -> None:
     shared_server().execute(f"UPDATE {filled.schema}.routers SET alive = false")
     before = filled.rows()
-    with pytest.raises(Fenced):
+    with pytest.raises(LogFenced):
         await WRITES[name](filled)
     assert filled.rows() == before
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from trunkline_router.core.values.log_records import Transaction
-from trunkline_router.log.interface import Fenced
+from trunkline_router.log.interface import LogFenced
 from trunkline_router.log.ownership import OwnedLog
 from trunkline_router.log.postgres import takeover
 from trunkline_router.log.postgres.database import PostgresDatabase
@@ -172,7 +172,7 @@ async def test_a_router_whose_log_was_taken_over_commits_nothing_and_knows(fleet
     lease._sure_until = clock_s() + 60
     try:
         await first.log.append(Transaction([pending_entry(text="two")]))
-    except Fenced:
+    except LogFenced:
         was_valid.append(first.lease.is_valid())
     assert was_valid == [False]
     assert "owner" in await lost
