@@ -171,7 +171,7 @@ def connect(target: RouterTarget) -> Iterator[OperatorClient]:
 
 
 def _channels(target: RouterTarget) -> Callable[[str], grpc.Channel]:
-    """How to open a channel to a router. Raises CommandFailed if a file cannot be read."""
+    """Return a function that opens a channel to a router. Raises CommandFailed if a file cannot be read."""
     options = [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
