@@ -87,11 +87,13 @@ class PostgresServer:
         self.standbys: list[PostgresServer] = []
 
     @classmethod
-    def create(cls, version: int = NEWEST, *, parent: Path | None = None, **settings: str) -> Self:
+    def create(
+        cls, version: int = NEWEST, *, parent: Path | None = None, wal_segsize: int = 1, **settings: str
+    ) -> Self:
         """Start a server with an empty database, and `settings` of postgresql.conf.
 
-        Its folder is made in `parent`; by default in memory, see `scratch_folder`. Skips the test if there is
-        no PostgreSQL for this platform.
+        Its folder is made in `parent`; by default in memory, see `scratch_folder`. Its log has files of
+        `wal_segsize` MiB. Skips the test if there is no PostgreSQL for this platform.
         """
         if reason := missing():
             pytest.skip(reason)
@@ -99,6 +101,8 @@ class PostgresServer:
         try:
             shutil.copytree(template(version), server._data, symlinks=True)
             server._own_data()
+            if wal_segsize != 1:
+                run(version, "pg_resetwal", f"--wal-segsize={wal_segsize}", "-D", str(server._data))
             server._write_settings(settings)
             server.start()
         except BaseException:
