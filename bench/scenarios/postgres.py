@@ -17,8 +17,17 @@ from tests.support.postgres import PostgresServer
 from tests.support.postgres_binaries import missing
 
 ENGINES = ("sqlite", "postgres")
-#: PostgreSQL's own defaults; those of test servers are smaller.
-SETTINGS = {"shared_buffers": "128MB", "max_wal_size": "1GB"}
+#: PostgreSQL's own defaults, instead of those of test servers.
+SETTINGS = {
+    "shared_buffers": "128MB",
+    "min_wal_size": "80MB",
+    "max_wal_size": "1GB",
+    "wal_keep_size": "0",
+    "wal_log_hints": "off",
+    "io_method": "worker",
+    "dynamic_shared_memory_type": "posix",
+}
+WAL_SEGMENT_MIB = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,9 @@ def run(scale: Scale, step: Step) -> Figures:
     if reason := missing():
         raise Skipped(reason)
     with ExitStack() as stack:
-        server = stack.enter_context(PostgresServer.create(parent=Path(tempfile.gettempdir()), **SETTINGS))
+        server = stack.enter_context(
+            PostgresServer.create(parent=Path(tempfile.gettempdir()), wal_segsize=WAL_SEGMENT_MIB, **SETTINGS)
+        )
         engines = {
             "sqlite": stack.enter_context(_engine(None)),
             "postgres": stack.enter_context(_engine(server)),
