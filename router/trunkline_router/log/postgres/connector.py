@@ -26,6 +26,9 @@ Connection: TypeAlias = "asyncpg.Connection[Any]"
 
 #: Bound of one attempt to connect to one server.
 CONNECT_TIMEOUT_S = 4.0
+#: An attempt that takes longer does not hold up the one to the next server: after a failover, the former
+#: primary's machine may not answer at all.
+HOST_STAGGER_S = 0.25
 #: Pauses between attempts, longer each time, and shorter by up to a half at random: routers must not come all
 #: at once.
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0
@@ -65,6 +68,9 @@ _SET_UP = """
 _TCP_OPTIONS = {"TCP_KEEPIDLE": 2, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 5_000}
 
 
+_CONNECT_ERRORS = (*DATABASE_ERRORS, ValueError)
+
+
 class ConnectFailed(LogUnavailable):
     """No server of the DSN let this router in; the text names each and its reason.
 
@@ -90,18 +96,34 @@ class Connector:
         self._settings = {**_SETTINGS, **settings}
 
     async def connect(self) -> Connection:
-        """Open a connection to the first server that is not a replica. Raises ConnectFailed."""
-        failures: list[str] = []
-        permanent = 0
-        for host in self.dsn.hosts or (None,):
-            try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    return await self._connect(host)
-            except (*DATABASE_ERRORS, ValueError) as error:
-                failures.append(f"{host or 'PostgreSQL'}: {explain(error)}")
-                permanent += is_permanent(error)
-        problem = "; ".join(failures)
-        raise ConnectFailed(problem, is_permanent=permanent == len(failures))
+        """Open a connection to the server that is not a replica. Raises ConnectFailed."""
+        hosts: list[Host | None] = list(self.dsn.hosts) or [None]
+        attempts: list[asyncio.Task[Connection]] = []
+        running: set[asyncio.Task[Connection]] = set()
+        try:
+            while running or len(attempts) < len(hosts):
+                if len(attempts) < len(hosts):
+                    attempts.append(asyncio.create_task(self._connect(hosts[len(attempts)])))
+                    running.add(attempts[-1])
+                is_last = len(attempts) == len(hosts)
+                done, running = await asyncio.wait(
+                    running,
+                    timeout=None if is_last else HOST_STAGGER_S,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for attempt in done:
+                    if not isinstance(attempt.exception(), _CONNECT_ERRORS):
+                        connection = attempt.result()
+                        attempts.remove(attempt)
+                        return connection
+            failures = [failure for attempt in attempts if (failure := attempt.exception())]
+        finally:
+            for attempt in attempts:
+                attempt.cancel()
+                attempt.add_done_callback(_discard)
+        reasons = zip(hosts, map(explain, failures), strict=True)
+        problem = "; ".join(f"{host or 'PostgreSQL'}: {reason}" for host, reason in reasons)
+        raise ConnectFailed(problem, is_permanent=all(map(is_permanent, failures)))
 
     async def reconnect(self) -> Connection:
         """Open a connection, and try again until that works. Logs each new reason once."""
@@ -121,22 +143,29 @@ class Connector:
 
     async def _connect(self, host: Host | None) -> Connection:
         address = {} if host is None else {"host": host.name, "port": host.port}
-        connection: Connection = await asyncpg.connect(
-            self.dsn.text,
-            **address,
-            target_session_attrs="primary",
-            server_settings={"application_name": self.application_name},
-            statement_cache_size=512,
-            max_cached_statement_lifetime=0,
-            max_cacheable_statement_size=0,
-        )
-        _notice_vanished_host(connection)
-        try:
-            await connection.fetch(_SET_UP, list(self._settings), list(self._settings.values()))
-        except BaseException:
-            connection.terminate()
-            raise
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            connection: Connection = await asyncpg.connect(
+                self.dsn.text,
+                **address,
+                target_session_attrs="primary",
+                server_settings={"application_name": self.application_name},
+                statement_cache_size=512,
+                max_cached_statement_lifetime=0,
+                max_cacheable_statement_size=0,
+            )
+            _notice_vanished_host(connection)
+            try:
+                await connection.fetch(_SET_UP, list(self._settings), list(self._settings.values()))
+            except BaseException:
+                connection.terminate()
+                raise
         return connection
+
+
+def _discard(attempt: asyncio.Task[Connection]) -> None:
+    """End the connection of an attempt that another one has preceded."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().terminate()
 
 
 def _notice_vanished_host(connection: Connection) -> None:

@@ -70,6 +70,31 @@ async def test_replicas_are_refused_unless_another_server_is_the_primary() -> No
         assert not (await failure(both.dsn.text)).is_permanent
 
 
+async def test_server_that_never_answers_does_not_hold_up_the_next_one() -> None:
+    """After a failover, the former primary's machine may be gone."""
+    server = shared_server()
+    with FaultProxy(server.address) as proxy:
+        proxy.stall()
+        for _ in range(2):
+            dsn = Dsn.parse(server.dsn(address=f"{proxy.address},{server.address}"))
+            connection = await asyncio.wait_for(Connector(dsn).connect(), patient(2))
+            await connection.close()
+        # The attempts that came too late are ended.
+        proxy.resume()
+        await until(lambda: asyncio.sleep(0.01, not proxy.connections))
+
+
+async def test_first_server_is_preferred_and_one_connection_remains() -> None:
+    server = shared_server()
+    with FaultProxy(server.address) as first, FaultProxy(server.address) as second:
+        first.delay(0.2)
+        connector = Connector(Dsn.parse(server.dsn(address=f"{first.address},{second.address}")))
+        connection = await connector.connect()
+        await until(lambda: asyncio.sleep(0.01, first.connections + second.connections == 1))
+        assert await connection.fetchval("SELECT 1")
+        await connection.close()
+
+
 async def test_server_without_a_free_connection_is_waited_for(postgres_schema: str) -> None:
     shared_server().execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT 1")
     try:
