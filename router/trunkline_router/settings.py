@@ -44,7 +44,8 @@ class RouterSettings(ProcessSettings):
         description="Accept links without credentials from anywhere, not only from this machine",
     )
     data_dir: Path = Field(
-        default=Path("data"), description="Folder of the log and of uploads; created if missing"
+        default=Path("data"),
+        description="Folder of the log, unless it is in PostgreSQL, and of uploads; created if missing",
     )
     database_url: SecretStr = Field(
         default=SecretStr(""),
@@ -55,7 +56,8 @@ class RouterSettings(ProcessSettings):
         default=5,
         ge=0.5,
         le=300,
-        description="Silence after which a router loses the log in PostgreSQL to another one",
+        description="Silence after which a router loses the log in PostgreSQL to another one; the same"
+        " at each of them",
     )
     data_key: SecretStr = Field(
         default=SecretStr(""),
@@ -76,7 +78,8 @@ class RouterSettings(ProcessSettings):
     )
     operator_key: SecretStr = Field(
         default=SecretStr(""),
-        description="Key of the operator; if empty, the key in operator.key in the data folder",
+        description="Key of the operator; if empty, the key in operator.key in the data folder. Required with"
+        " TRUNKLINE_DATABASE_URL",
     )
     max_connections: int = Field(
         default=2048,
