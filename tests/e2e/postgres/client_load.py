@@ -61,7 +61,11 @@ async def load_on(fleet: StandbyFleet, users: int = 4) -> AsyncIterator[ClientLo
         clients = [
             await stack.enter_async_context(
                 RecordingClient(
-                    history, f"demo/user{number}", fleet.edges[number % len(fleet.edges)].address, group
+                    history,
+                    f"demo/user{number}",
+                    fleet.edges[number % len(fleet.edges)].address,
+                    group,
+                    agent="load",
                 )
             )
             for number in range(users)
