@@ -127,7 +127,8 @@ class FaultProxy:
         connection = _Connection(self, client)
         self._connections.add(connection)
         try:
-            with suppress(OSError):
+            # Cancelled at the end: asyncio would report it.
+            with suppress(OSError, asyncio.CancelledError):
                 await connection.run(*self._server, self._directions)
         finally:
             connection.cut()

@@ -8,10 +8,8 @@ import pytest
 
 from tests.e2e.postgres.standby_fleet import StandbyFleet, standby_fleet
 from tests.support.fault_proxy import FaultProxy
+from tests.support.patience import under_load
 from tests.support.postgres import PostgresServer
-
-#: A reply whose worker has gone expires after this.
-REPLY_LEASE_S = 2.0
 
 
 @pytest.fixture(scope="package")
@@ -33,6 +31,6 @@ def fleet(
 ) -> Iterator[StandbyFleet]:
     server.create_schema("installation")
     dsn = server.dsn("installation", address=database.address)
-    env = {"TRUNKLINE_REPLY_LEASE_S": str(REPLY_LEASE_S), "TRUNKLINE_CHECKPOINT_INTERVAL_S": "0.1"}
+    env = {"TRUNKLINE_REPLY_LEASE_S": str(under_load(2)), "TRUNKLINE_CHECKPOINT_INTERVAL_S": "0.1"}
     with standby_fleet(tmp_path_factory.mktemp("standby"), dsn, edges=2, **env) as started:
         yield started

@@ -50,6 +50,11 @@ class StandbyFleet(Fleet):
         return float(self._env["TRUNKLINE_OWNERSHIP_LEASE_S"])
 
     @property
+    def reply_lease_s(self) -> float:
+        """Time after which a reply whose worker has gone expires."""
+        return float(self._env["TRUNKLINE_REPLY_LEASE_S"])
+
+    @property
     def standbys(self) -> list[Process]:
         """Running routers that do not own the log."""
         owner = self.router

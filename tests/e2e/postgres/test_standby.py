@@ -52,7 +52,7 @@ async def test_streamed_replies_go_on_at_the_router_that_takes_over(fleet: Stand
         await freeze_owner(load)
         await asyncio.gather(*asking)
     for worker in workers:
-        worker.close()
+        worker.kill()
 
 
 @pytest.mark.parametrize("fault", ["cut", "refused", "silent", "crashed", "restarted", "frozen"])

@@ -9,17 +9,15 @@ from contextlib import ExitStack
 
 import grpc
 import pytest
-from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE
+from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, MESSAGE_STATE_OPEN
 
 from tests.e2e.grpc_backend import text_of
 from tests.e2e.operator_client import OperatorClient
 from tests.e2e.polling import wait_until
-from tests.e2e.postgres.conftest import REPLY_LEASE_S
 from tests.e2e.postgres.router_faults import owner_of
 from tests.e2e.postgres.standby_fleet import StandbyFleet
 from tests.e2e.recording_client import RecordingClient
 from tests.e2e.streaming_worker import StreamingWorker
-from tests.support.patience import under_load
 from tests.support.postgres import unfinished
 from tests.support.processes import linux
 from tests.validators.history import History
@@ -81,7 +79,7 @@ async def test_a_router_ends_no_reply_of_another_one(fleet: StandbyFleet) -> Non
         async with StreamingWorker(owner.address, "slow") as worker:
             _, number = await worker.begin("question", "one ")
             await worker.wait_durable(number, 1)
-            await asyncio.sleep(under_load(1.25 * REPLY_LEASE_S))
+            await asyncio.sleep(1.25 * fleet.reply_lease_s)
             owner.signal(signal.SIGSTOP)
             try:
                 successor = await asyncio.to_thread(lambda: fleet.await_owner(but=owner))
@@ -89,8 +87,11 @@ async def test_a_router_ends_no_reply_of_another_one(fleet: StandbyFleet) -> Non
                 owner.signal(signal.SIGCONT)
         async with StreamingWorker(successor.address, "slow") as worker:
             delivery = await worker.wait_for_delivery("question")
-            number, _ = await worker.open(f"key-{delivery.delivery_id}", delivery_id=delivery.delivery_id)
-            await asyncio.sleep(under_load(1.25 * REPLY_LEASE_S))
+            number, opened = await worker.open(
+                f"key-{delivery.delivery_id}", delivery_id=delivery.delivery_id
+            )
+            assert opened.message.state == MESSAGE_STATE_OPEN
+            await asyncio.sleep(1.25 * fleet.reply_lease_s)
             await worker.add(number, 1, "two")
             assert (await worker.end(number, 2)).state == MESSAGE_STATE_COMPLETE
             await worker.settle(delivery.delivery_id)
