@@ -47,10 +47,6 @@ from tests.support.postgres_template import DATABASE, PASSWORD, ROLE, SUPERUSER,
 from tests.support.processes import guard
 
 NEWEST = 18
-#: Until the engine passes them.
-unfinished = pytest.mark.skipif(
-    not os.environ.get("TRUNKLINE_TEST_POSTGRES"), reason="the log in PostgreSQL is not complete yet"
-)
 READY_TIMEOUT_S = patient(20)
 STOP_TIMEOUT_S = patient(20)
 #: Schemas that one `psql` creates.

@@ -147,8 +147,7 @@ async def test_a_connection_is_cut_at_a_request(proxy: FaultProxy, server: EchoS
         assert await echoed(other, b"commit\n") == b"commit\n"
 
 
-async def test_a_server_that_is_down_resets_connections(proxy: FaultProxy) -> None:
-    with FaultProxy("127.0.0.1:1") as broken:
+async def test_a_server_that_is_down_resets_connections() -> None:
+    with FaultProxy("127.0.0.1:1") as broken, pytest.raises(ConnectionResetError):
         async with connected(broken) as streams:
-            with pytest.raises(ConnectionResetError):
-                await streams[0].readline()
+            await streams[0].readline()

@@ -12,10 +12,10 @@ from tests.e2e.postgres.client_load import load_on
 from tests.e2e.postgres.standby_fleet import StandbyFleet, standby_fleet
 from tests.support.fault_proxy import FaultProxy
 from tests.support.patience import under_load
-from tests.support.postgres import PostgresServer, unfinished
+from tests.support.postgres import PostgresServer
 from tests.support.processes import linux
 
-pytestmark = [linux, pytest.mark.long, unfinished]
+pytestmark = [linux, pytest.mark.long]
 
 #: From the end of the promotion to the next ack.
 FAILOVER_S = 5.0

@@ -14,11 +14,10 @@ from tests.e2e.polling import wait_until
 from tests.e2e.promise_checks import assert_promises_kept, wait_until_caught_up
 from tests.e2e.recording_client import RecordingClient
 from tests.support.patience import patient
-from tests.support.postgres import unfinished
 from tests.support.processes import environment
 from tests.validators.history import History
 
-pytestmark = [pytest.mark.long, unfinished]
+pytestmark = [pytest.mark.long]
 
 
 async def command(*words: object, **env: str) -> None:

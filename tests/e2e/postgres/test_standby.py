@@ -19,10 +19,10 @@ from tests.e2e.postgres.router_faults import (
 )
 from tests.e2e.postgres.standby_fleet import StandbyFleet
 from tests.support.fault_proxy import FaultProxy
-from tests.support.postgres import PostgresServer, unfinished
+from tests.support.postgres import PostgresServer
 from tests.support.processes import linux
 
-pytestmark = [linux, pytest.mark.long, unfinished]
+pytestmark = [linux, pytest.mark.long]
 
 #: `make stress` has more rounds.
 ROUNDS = 2

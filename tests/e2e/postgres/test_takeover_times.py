@@ -16,10 +16,10 @@ from websockets.asyncio.client import ClientConnection
 from tests.e2e.postgres.router_faults import owner_of
 from tests.e2e.postgres.standby_fleet import StandbyFleet, standby_fleet
 from tests.support.patience import patient, under_load
-from tests.support.postgres import PostgresServer, unfinished
+from tests.support.postgres import PostgresServer
 from tests.support.processes import Process, linux
 
-pytestmark = [linux, pytest.mark.long, unfinished]
+pytestmark = [linux, pytest.mark.long]
 
 CONNECTIONS = 1_000
 LEASE_S = 5.0

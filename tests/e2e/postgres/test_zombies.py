@@ -18,11 +18,10 @@ from tests.e2e.postgres.router_faults import owner_of
 from tests.e2e.postgres.standby_fleet import StandbyFleet
 from tests.e2e.recording_client import RecordingClient
 from tests.e2e.streaming_worker import StreamingWorker
-from tests.support.postgres import unfinished
 from tests.support.processes import linux
 from tests.validators.history import History
 
-pytestmark = [linux, pytest.mark.long, unfinished]
+pytestmark = [linux, pytest.mark.long]
 
 GROUP = "demo/echo/web/group:calls"
 

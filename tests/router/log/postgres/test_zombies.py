@@ -9,10 +9,10 @@ import pytest
 
 from tests.router.log.postgres.log_writers import LogWriters
 from tests.support.patience import under_load
-from tests.support.postgres import PostgresServer, unfinished
+from tests.support.postgres import PostgresServer
 from tests.support.processes import linux
 
-pytestmark = [linux, pytest.mark.long, unfinished]
+pytestmark = [linux, pytest.mark.long]
 
 #: `make stress` has more rounds.
 ROUNDS = 3
