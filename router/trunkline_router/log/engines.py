@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import structlog
 from trunkline_runtime.process import StartError
 
 from trunkline_router.log.backup_manifest import BackupManifest
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 #: Name of the database in the data folder.
 SQLITE_FILE = "trunkline.db"
 DATABASE_URL = "TRUNKLINE_DATABASE_URL"
+#: Name of the file by which a data folder remembers the database that it was used with.
+INSTALLATION_FILE = "installation"
+
+_log = structlog.get_logger()
 
 
 def open_database(settings: RouterSettings) -> LogDatabase:
@@ -51,6 +56,12 @@ def open_database(settings: RouterSettings) -> LogDatabase:
             lease_s=settings.ownership_lease_s,
             address=address,
             data_dir=settings.data_dir,
+        )
+    if (settings.data_dir / INSTALLATION_FILE).exists():
+        _log.warning(
+            "the log of this data folder was in PostgreSQL, and TRUNKLINE_DATABASE_URL is not set",
+            log=str(settings.data_dir / SQLITE_FILE),
+            silence=f"delete {settings.data_dir / INSTALLATION_FILE}",
         )
     return SqliteDatabase(settings.data_dir / SQLITE_FILE, data_keys)
 

@@ -17,6 +17,7 @@ from trunkline_router.log.postgres.dsn import Dsn
 from trunkline_router.log.postgres.fence import FencedWriter
 from trunkline_router.log.postgres.lease import PostgresLease, sureness_s
 from trunkline_router.log.postgres.schema import prepare_schema
+from trunkline_router.log.postgres.shared_sessions import refuse_shared_sessions
 from trunkline_router.log.postgres.takeover import POLL_S, SLACK_S, Ownership, Standby
 
 #: As that of routers without TRUNKLINE_OWNERSHIP_LEASE_S.
@@ -44,8 +45,10 @@ async def claim(dsn: Dsn, *, may_be_copying: bool = False, may_install: bool = F
     """
     lease_s = _lease_s()
     async with AsyncExitStack() as stack:
-        connection = await Connector(dsn).connect()
+        first = Connector(dsn)
+        connection = await first.connect()
         stack.callback(connection.terminate)
+        await refuse_shared_sessions(connection, first)
         if not may_install and not await connection.fetchval(_HAS_TABLES):
             raise LogUnavailable("there is no log in this schema of the database: see search_path")
         if not (may_be_copying and await _is_copying(connection)):
