@@ -65,7 +65,8 @@ class RouterClient:
         self._routers = routers
         factory = self._channel_factory = channel_factory or RouterChannelFactory()
         self._channels = {router: RouterCallables(router, factory) for router in routers}
-        self._streams: dict[grpc.aio.UnaryStreamCall[Any, Any], str] = {}
+        #: Calls under way, and their routers.
+        self._calls: dict[grpc.aio.Call, str] = {}
         self._closed = False
 
     async def close(self) -> None:
@@ -75,8 +76,11 @@ class RouterClient:
             await each.close()
 
     def follow_link(self) -> None:
-        """End the streams of routers that the edge is no longer linked to, with ROUTER_UNAVAILABLE."""
-        for call, router in list(self._streams.items()):
+        """End the calls at routers that the edge is no longer linked to, with ROUTER_UNAVAILABLE.
+
+        Such a router may be frozen.
+        """
+        for call, router in list(self._calls.items()):
             if router != self._routers.in_use:
                 call.cancel()
 
@@ -95,17 +99,19 @@ class RouterClient:
         for router in self._routers.in_order():
             if not await self._can_call(router, deadline):
                 continue
-            call = self._callable(router, method)
+            call = self._callable(router, method)(
+                request, metadata=metadata, timeout=max(deadline - loop.time(), MIN_TIMEOUT_S)
+            )
+            self._calls[call] = router
             try:
-                answer = await call(
-                    request, metadata=metadata, timeout=max(deadline - loop.time(), MIN_TIMEOUT_S)
-                )
-                return cast("Message", answer)
+                return cast("Message", await call)
             except grpc.aio.AioRpcError as error:
                 self._raise_unless_standby(error, method)
             except asyncio.CancelledError:
                 self._raise_if_not_by_caller()
                 raise
+            finally:
+                del self._calls[call]
         raise CallFailed(to_status(catalogue.ROUTER_UNAVAILABLE.refused()))
 
     async def stream(
@@ -122,7 +128,7 @@ class RouterClient:
             if not await self._can_call(router, deadline):
                 continue
             call = self._callable(router, method)(request, metadata=metadata)
-            self._streams[call] = router
+            self._calls[call] = router
             try:
                 async for message in call:
                     yield message
@@ -134,7 +140,7 @@ class RouterClient:
                 self._raise_if_not_by_caller()
                 raise
             finally:
-                del self._streams[call]
+                del self._calls[call]
                 call.cancel()
         raise CallFailed(to_status(catalogue.ROUTER_UNAVAILABLE.refused()))
 

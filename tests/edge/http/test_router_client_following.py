@@ -43,6 +43,8 @@ class FakeRouter(PresenceServiceServicer):
         self.calls = 0
         #: Status with which an owner ends each call that it has begun.
         self.breaks: grpc.StatusCode | None = None
+        self.is_frozen = False
+        self.called = asyncio.Event()
 
     async def GetStats(self, request: GetStatsRequest, context: Any) -> GetStatsResponse:  # noqa: N802
         await self._begin(context)
@@ -55,6 +57,9 @@ class FakeRouter(PresenceServiceServicer):
 
     async def _begin(self, context: Any) -> None:
         self.calls += 1
+        self.called.set()
+        if self.is_frozen:
+            await asyncio.Event().wait()
         if not self.owns:
             status = to_status(catalogue.ROUTER_STANDBY.refused())
             await context.abort_with_status(rpc_status.to_status(status))
@@ -197,3 +202,16 @@ async def test_a_stream_ends_once_the_edge_is_linked_to_another_router() -> None
         await asyncio.wait_for(anext(again), PATIENCE_S)
         assert second.calls == 1
         await again.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_call_without_an_answer_ends_once_the_edge_is_linked_to_another_router() -> None:
+    first, second = FakeRouter(owns=True), FakeRouter(owns=True)
+    first.is_frozen = True
+    async with running(first, second) as client:
+        waiting = asyncio.ensure_future(failure_of(client))
+        await asyncio.wait_for(first.called.wait(), PATIENCE_S)
+        client._routers.in_use = second.address
+        client.follow_link()
+        assert (await waiting).reason == "ROUTER_UNAVAILABLE"
+        await stats(client)
+        assert (first.calls, second.calls) == (1, 1)
