@@ -27,7 +27,7 @@ _log = structlog.get_logger()
 _T = TypeVar("_T")
 
 #: After so long without an answer, the server is asked whether it still works on the statement.
-SILENCE_S = 3.0
+SILENCE_S = 1.5
 #: `close` waits so long for the outcome of a commit.
 CLOSE_PATIENCE_S = 5.0
 
@@ -61,10 +61,11 @@ _MARK_LOSS = """
     SELECT count(*) FROM lost
 """
 _LOOK_UP = "SELECT void, result::text FROM commits WHERE incarnation = $1 AND batch = $2"
-#: A session that is idle, or waits for a message, has nothing to work on.
-_RUNS = """
-    SELECT FROM pg_stat_activity
-    WHERE pid = $1 AND application_name = $2 AND state <> 'idle' AND wait_event IS DISTINCT FROM 'ClientRead'
+#: No row: the session is gone, or another server is the primary. A session that is idle, or waits for a
+#: message, has nothing to work on.
+_WORKS = """
+    SELECT state <> 'idle' AND wait_event IS DISTINCT FROM 'ClientRead' FROM pg_stat_activity
+    WHERE pid = $1 AND application_name = $2
 """
 _NUMBER = "INSERT INTO commits (incarnation, batch, result) VALUES ($1, $2, $3::text::jsonb)"
 _FENCED = "another router owns the log"
@@ -327,19 +328,21 @@ class FencedWriter:
                 continue
             if works or self._sent_at != sent_at:
                 suspect = 0.0
-            elif suspect == sent_at:
+            elif works is None or suspect == sent_at:
                 _log.warning("the database does not answer a statement: ending the connection")
                 connection.terminate()
             else:
                 # Perhaps a large request is still on its way.
                 suspect = sent_at
 
-    async def _works_on_it(self, connection: Connection) -> bool:
+    async def _works_on_it(self, connection: Connection) -> bool | None:
+        """Whether the server works on the statement of a connection; None if it does not know it."""
         pid = connection.get_server_pid()
         other = await self._connector.connect()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                return bool(await other.fetch(_RUNS, pid, self._connector.application_name))
+                works: bool | None = await other.fetchval(_WORKS, pid, self._connector.application_name)
+                return works
         finally:
             other.terminate()
 

@@ -42,14 +42,16 @@ async def test_loss_of_confirmed_commits_is_noticed_after_a_failover() -> None:
         ] == [(True, False)]
 
 
-async def test_writes_go_on_after_a_failover_to_a_synchronous_standby() -> None:
+@pytest.mark.parametrize("fault", ["crash", "freeze"])
+async def test_writes_go_on_after_a_failover_to_a_synchronous_standby(fault: str) -> None:
+    """The former primary has crashed, or is there and answers nothing."""
     with PostgresServer.create() as server:
         standby = server.base_backup(synchronous=True)
         schema = Dsn.parse(server.fresh_schema()).schema
         both = f"{server.address},{standby.address}"
         async with fenced_writer(server.dsn(schema, address=both)) as writer:
             assert await note(writer, "before") == "before"
-            await asyncio.to_thread(server.crash)
+            await asyncio.to_thread(getattr(server, fault))
             writing = asyncio.create_task(note(writer, "during"))
             await asyncio.to_thread(standby.promote)
             assert await asyncio.wait_for(writing, patient(10)) == "during"

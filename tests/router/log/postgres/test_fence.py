@@ -201,14 +201,14 @@ async def test_writes_survive_the_end_of_their_sessions(postgres_schema: str) ->
 
         killing = asyncio.create_task(kill())
         async with asyncio.timeout(patient(60)):
-            acked = [await writer.write(NOTE, slowly, f"{number}") for number in range(30)]
+            acked = [await writer.write(NOTE, slowly, f"{number}") for number in range(20)]
         killing.cancel()
         with suppress(asyncio.CancelledError):
             await killing
         await killer.close()
         # Some numbers were taken so that their commits could not happen.
         assert await writer.read("SELECT FROM commits WHERE void")
-    assert acked == await notes(postgres_schema) == [f"{number}" for number in range(30)]
+    assert acked == await notes(postgres_schema) == [f"{number}" for number in range(20)]
 
 
 async def test_lost_answer_of_a_silent_connection_is_noticed(
