@@ -113,16 +113,18 @@ async def install(dsn: str) -> None:
         pass
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("data_keys", [None, DATA_KEYS])
-def test_both_engines_read_the_same_rows_alike(data_keys: DataKeys | None, postgres_schema: str) -> None:
+#: Few: the model is tested with all operations of this engine, too.
+@pytest.mark.parametrize(("data_keys", "examples"), [(None, 4), (DATA_KEYS, 2)])
+def test_both_engines_read_the_same_rows_alike(
+    data_keys: DataKeys | None, examples: int, postgres_schema: str
+) -> None:
     asyncio.run(install(postgres_schema))
     engine = "sqlite-encrypted" if data_keys else "sqlite"
     names = {"engine": engine, "dsn": postgres_schema, "data_keys": data_keys}
     run_state_machine_as_test(
         type("Machine", (ReadsMachine,), names),
         settings=settings(
-            max_examples=10,
+            max_examples=examples,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
