@@ -10,6 +10,7 @@ from trunkline.v1.message_pb2 import Change, Message
 from trunkline_router.core.values.log_records import AppendResult, PageRequest
 from trunkline_router.core.values.topics import EMPTY
 from trunkline_router.log.data_keys import DataKeyError, DataKeys
+from trunkline_router.log.interface import LogDamaged
 from trunkline_runtime.process import StartError
 
 from tests.router.log.engines import (
@@ -38,6 +39,7 @@ from tests.router.log.sealed_storage import (
 )
 from tests.router.log.test_encryption import data_keys
 from tests.router.log.whole_erasures import erase_tenant, erase_user
+from tests.support.patience import patient
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -214,6 +216,18 @@ async def test_a_missing_or_wrong_key_opens_nothing_and_changes_nothing(
     log = await storage.open(data_keys(1))
     assert await texts(log) == [TEXT]
     await log.close()
+
+
+async def test_settings_that_do_not_decrypt_are_reported_at_once(storage: Storage) -> None:
+    log = await storage.open(data_keys(1))
+    await log.register(tenant())
+    await log.register(tenant("evil"))
+    await log.close()
+    moved = "(SELECT settings FROM tenants WHERE tenant = 'evil')"
+    await storage.sql(f"UPDATE tenants SET settings = {moved} WHERE tenant = 'acme'")
+    with pytest.raises((LogDamaged, StartError), match="of tenant acme does not decrypt"):
+        async with asyncio.timeout(patient(10)):
+            await storage.open(data_keys(1))
 
 
 @pytest.mark.parametrize("running", [True, False])

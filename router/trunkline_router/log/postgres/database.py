@@ -13,7 +13,7 @@ import structlog
 from trunkline_runtime.process import StartError
 
 from trunkline_router.log.data_keys import DataKeyError, DataKeys
-from trunkline_router.log.encryption import Encryption
+from trunkline_router.log.encryption import CannotDecrypt, Encryption
 from trunkline_router.log.interface import LogFenced, LogUnavailable
 from trunkline_router.log.migration.copied_log import COPYING
 from trunkline_router.log.ownership import OwnedLog
@@ -191,7 +191,7 @@ class PostgresDatabase:
             key_store = KeyStore(encryption, writer, self._clock)
             try:
                 await key_store.open()
-            except DataKeyError as error:
+            except (DataKeyError, CannotDecrypt) as error:
                 raise StartError(str(error)) from None
             ids = IdBlocks()
             await ids.open(writer)

@@ -179,6 +179,9 @@ class PostgresLog:
     async def register(self, change: Registration) -> None:
         """See Log."""
         self._check_open()
+        await self._writer.uninterrupted(self._register(change))
+
+    async def _register(self, change: Registration) -> None:
         async with self._key_store.lock:
             tenants = await self._key_store.seal_registration(change)
             await write_registration(self._writer, change, tenants)

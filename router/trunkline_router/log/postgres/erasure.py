@@ -117,10 +117,17 @@ async def erase_tenant(writer: FencedWriter, key_store: KeyStore, tenant: str) -
     if not erasure.is_last:
         await writer.write(_ERASE_LOGS, "NULL", *parameters)
     else:
-        async with key_store.lock:
-            await writer.write(f"{_ERASE_LOGS}, {_DELETE_TENANT}", "NULL", *parameters)
-            key_store.encryption.forget(tenant)
+        await writer.uninterrupted(_delete_tenant(writer, key_store, tenant, parameters))
     return erasure.erased(messages)
+
+
+async def _delete_tenant(
+    writer: FencedWriter, key_store: KeyStore, tenant: str, parameters: Sequence[object]
+) -> None:
+    """Erase the last logs of a tenant, given as parameters of _ERASE_LOGS, with its own rows and keys."""
+    async with key_store.lock:
+        await writer.write(f"{_ERASE_LOGS}, {_DELETE_TENANT}", "NULL", *parameters)
+        key_store.encryption.forget(tenant)
 
 
 async def erase_user(

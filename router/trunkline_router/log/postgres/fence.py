@@ -110,7 +110,7 @@ class FencedWriter:
 
         Waits while the database cannot be reached. Raises LogUnavailable if the server refused the query.
         """
-        rows: list[asyncpg.Record] = await self._uninterrupted(
+        rows: list[asyncpg.Record] = await self.uninterrupted(
             self._repeat(lambda connection: connection.fetch(text, *args))
         )
         return rows
@@ -137,7 +137,7 @@ class FencedWriter:
                 raise LogFenced(_FENCED)
             return _decode(row[1])
 
-        return await self._uninterrupted(self._commit(attempt))
+        return await self.uninterrupted(self._commit(attempt))
 
     async def transaction(self, run: Callable[[Connection], Awaitable[Any]]) -> Any:
         """Commit the statements of `run`, for what one statement cannot do. Returns its result.
@@ -155,7 +155,7 @@ class FencedWriter:
                 await connection.execute(_NUMBER, self.incarnation, batch, json.dumps(result))
             return result
 
-        return await self._uninterrupted(self._commit(attempt))
+        return await self.uninterrupted(self._commit(attempt))
 
     async def close(self) -> None:
         """Close the connection, after the operations under way.
@@ -292,8 +292,11 @@ class FencedWriter:
         finally:
             self._sent_at = 0.0
 
-    async def _uninterrupted(self, operation: Coroutine[Any, Any, _T]) -> _T:
-        """Run an operation that goes on when the caller is cancelled: asyncpg would cancel the statement."""
+    async def uninterrupted(self, operation: Coroutine[Any, Any, _T]) -> _T:
+        """Run an operation that goes on when the caller is cancelled; `close` waits for it.
+
+        asyncpg would cancel the statement, and what follows the commit in memory would be left out.
+        """
         task = asyncio.create_task(operation)
         self._operations.add(task)
         task.add_done_callback(self._ended)

@@ -51,7 +51,8 @@ class KeyStore:
         self.encryption = encryption
         self._writer = writer
         self._now_ms = now_ms
-        #: Held while keys change, and from the use of a key for settings until their commit.
+        #: Held while keys change, and from the use of a key for settings until their commit. Its holders are
+        #: not interrupted: what is known of keys must be what is committed.
         self.lock = asyncio.Lock()
 
     async def open(self) -> None:
@@ -75,6 +76,9 @@ class KeyStore:
 
     async def rewrap(self, data_keys: DataKeys) -> int:
         """Wrap all keys by the current one of these data keys. Returns the number of keys that were not."""
+        return await self._writer.uninterrupted(self._rewrap(data_keys))
+
+    async def _rewrap(self, data_keys: DataKeys) -> int:
         async with self.lock:
             rows = self.encryption.rewrap(data_keys)
             await self._write(rows)
