@@ -270,3 +270,23 @@ def test_a_database_in_use_is_refused_and_one_of_a_killed_router_taken(
         [line] = refused.err.splitlines()
         assert line.endswith("in use by another router (router-a): stop all routers first")
     assert [done.code for done in asyncio.run(while_owned(killed=True))] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("version", [16, 18])
+def test_a_role_that_owns_no_tables_copies_from_them(source: Path, tmp_path: Path, version: int) -> None:
+    """As `docs/postgres.md` grants it rights; ids go on rising in the copy, whatever it may see."""
+    server = shared_server(version)
+    first, second = server.fresh_schema(), server.fresh_schema()
+    schema = first.partition("search_path=")[2]
+    assert run("migrate", "--from", source, "--to", first).code == 0
+    role = f"reader_{version}"
+    server.execute(
+        f"CREATE ROLE {role} LOGIN PASSWORD 'reads'; GRANT USAGE ON SCHEMA {schema} TO {role};"
+        f" GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}"
+    )
+    reader = f"postgresql://{role}:reads@{first.partition('@')[2]}"
+    done = run("migrate", "--from", reader, "--to", second)
+    assert done.code == 0, done
+    new = "INSERT INTO audit (at_ms, tenant, actor, source, action, target, before, after)"
+    above = fetch(second, f"{new} VALUES (1, '', '', '', '', '', '', '') RETURNING id")
+    assert above > fetch(first, "SELECT max(id) FROM audit")

@@ -51,10 +51,16 @@ _LAST_COMMIT = """
     ), '')
 """
 _VERSION = f"SELECT installation_id, {_LAST_COMMIT} FROM installation"
+#: A role that only reads and writes tables cannot see the sequence.
 _HIGHEST_IDS = """
     SELECT (SELECT reserved FROM id_blocks WHERE name = 'topics'),
         (SELECT reserved FROM id_blocks WHERE name = 'deliveries'),
-        coalesce(pg_sequence_last_value(pg_get_serial_sequence('audit', 'id')::regclass), 0)
+        greatest(
+            (SELECT max(id) FROM audit),
+            CASE WHEN has_sequence_privilege(pg_get_serial_sequence('audit', 'id'), 'SELECT')
+            THEN pg_sequence_last_value(pg_get_serial_sequence('audit', 'id')::regclass) END,
+            0
+        )
 """
 _IS_OLDER_COPY = "SELECT is_older_copy FROM installation"
 _BEGIN_COPY = "UPDATE installation SET schema_version = schema_version + $1 WHERE schema_version < $1"
