@@ -9,6 +9,8 @@ from trunkline_runtime.process import StartError
 
 _SCHEMES = ("postgresql", "postgres")
 _PORT = 5432
+#: Parameters that name files, which are read at each connect.
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 
 
 class Host(NamedTuple):
@@ -33,7 +35,7 @@ class Dsn(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse a URL. Raises StartError; the text does not contain any part of the URL."""
+        """Parse a URL. Raises StartError; the text contains no part of the URL but names of files."""
         try:
             parts = urlsplit(text.strip())
             query = parse_qs(parts.query, strict_parsing=True) if parts.query else {}
@@ -50,6 +52,8 @@ class Dsn(NamedTuple):
                 " postgresql://user:password@host:5432/database. In the user and the password, write special"
                 " characters as %xx: %40 for @, %2F for /, %23 for #, %25 for %."
             ) from None
+        for name in _FILES:
+            _check_file(name, query.get(name, [""])[-1])
         user = unquote(credentials.partition(":")[0]) or query.get("user", [""])[-1]
         database = unquote(parts.path.removeprefix("/")) or query.get("dbname", [""])[-1]
         return cls(text.strip(), hosts, user, database or user, query.get("search_path", [""])[-1])
@@ -59,6 +63,17 @@ class Dsn(NamedTuple):
         user = f"{self.user}@" if self.user else ""
         schema = f" (schema {self.schema})" if self.schema else ""
         return f"postgresql://{user}{','.join(map(str, self.hosts))}/{self.database}{schema}"
+
+
+def _check_file(parameter: str, path: str) -> None:
+    """Raise StartError if a parameter names a file that cannot be read; asyncpg's error does not name it."""
+    try:
+        if path:
+            open(path, "rb").close()
+    except OSError as error:
+        raise StartError(
+            f"cannot read {path}, which {parameter} in TRUNKLINE_DATABASE_URL names: {error.strerror}"
+        ) from None
 
 
 def _hosts(names: str, ports: list[str]) -> list[Host]:

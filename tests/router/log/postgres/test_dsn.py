@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from trunkline_router.log.postgres.dsn import Dsn
 from trunkline_runtime.process import StartError
@@ -49,3 +51,14 @@ def test_other_text_is_refused_without_repeating_it(text: str) -> None:
     assert "TRUNKLINE_DATABASE_URL is not the URL" in str(caught.value)
     assert "cret" not in str(caught.value)
     assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("parameter", ["sslrootcert", "sslcert", "sslkey", "sslcrl"])
+def test_files_of_certificates_must_exist(parameter: str, tmp_path: Path) -> None:
+    dsn = f"postgresql://b:secret@db/log?sslmode=verify-full&{parameter}={tmp_path}/file.pem"
+    with pytest.raises(StartError) as caught:
+        Dsn.parse(dsn)
+    reason = f"{tmp_path}/file.pem, which {parameter} in TRUNKLINE_DATABASE_URL names: No such file"
+    assert str(caught.value).startswith(f"cannot read {reason}")
+    (tmp_path / "file.pem").touch()
+    Dsn.parse(dsn)
