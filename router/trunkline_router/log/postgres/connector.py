@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import asyncpg
 import structlog
@@ -54,12 +55,14 @@ _SETTINGS = {
 WRITER_SETTINGS = {"enable_hashjoin": "off", "enable_mergejoin": "off", "enable_bitmapscan": "off"}
 #: A commit is on disk before it is confirmed; a stricter setting stays.
 _SET_UP = """
-    SELECT set_config(name, wanted, false)
-    FROM pg_settings JOIN unnest($1::text[], $2::text[]) AS ours (name, wanted) USING (name)
-    WHERE setting <> wanted AND source <> 'client'
-    UNION ALL
-    SELECT set_config('synchronous_commit', 'on', false)
-    WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    SELECT pg_backend_pid(), (
+        SELECT count(set_config(name, wanted, false))
+        FROM pg_settings JOIN unnest($1::text[], $2::text[]) AS ours (name, wanted) USING (name)
+        WHERE setting <> wanted AND source <> 'client'
+    ), (
+        SELECT set_config('synchronous_commit', 'on', false)
+        WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    )
 """
 
 
@@ -68,6 +71,8 @@ _SET_UP = """
 _TCP_OPTIONS = {"TCP_KEEPIDLE": 2, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 5_000}
 
 
+#: Process ids of connections' sessions.
+_pids: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()
 _CONNECT_ERRORS = (*DATABASE_ERRORS, ValueError)
 
 
@@ -155,11 +160,17 @@ class Connector:
             )
             _notice_vanished_host(connection)
             try:
-                await connection.fetch(_SET_UP, list(self._settings), list(self._settings.values()))
+                settings = list(self._settings), list(self._settings.values())
+                _pids[connection] = await connection.fetchval(_SET_UP, *settings)
             except BaseException:
                 connection.terminate()
                 raise
         return connection
+
+
+def server_pid(connection: Connection) -> int:
+    """Return the process id of an open connection's session; asyncpg may know that of a pooler."""
+    return _pids[connection]
 
 
 def _discard(attempt: asyncio.Task[Connection]) -> None:

@@ -20,6 +20,7 @@ from trunkline_router.log.postgres.connector import (
     Connector,
     back_off,
     close_connection,
+    server_pid,
 )
 from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, explain, is_refusal, refused
 
@@ -340,7 +341,7 @@ class FencedWriter:
 
     async def _works_on_it(self, connection: Connection) -> bool | None:
         """Whether the server works on the statement of a connection; None if it does not know it."""
-        pid = connection.get_server_pid()
+        pid = server_pid(connection)
         other = await self._connector.connect()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
