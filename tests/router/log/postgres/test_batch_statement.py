@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -109,17 +108,19 @@ topics = st.sampled_from(TOPICS)
 #: Index of a message among those committed so far, counted from the newest.
 picks = st.integers(0, 5)
 users = st.sampled_from(["alice", "bob", "NULL"])
-delivery_ids = st.integers(1, 8)
+delivery_ids = st.integers(1, 4)
+WORKER = Producer("worker", 1)
 producers = st.builds(Producer, st.sampled_from(["worker", "other"]), st.integers(1, 3))
 attempts = st.integers(0, 5)
-new_entries = st.builds(
-    pending_entry,
-    topics,
-    st.text(max_size=3),
-    key=st.sampled_from([None, None, b"a" * 16, b"b" * 16]),
-    digest=st.sampled_from([b"", b"one"]),
-    deliver=st.booleans(),
-    producer=st.none() | producers,
+new_entries = st.fixed_dictionaries(
+    {
+        "topic": topics,
+        "text": st.text(max_size=3),
+        "key": st.sampled_from([None, None, b"a", b"b"]),
+        "digest": st.sampled_from([b"", b"one"]),
+        "deliver": st.booleans(),
+        "producer": st.none() | producers,
+    }
 )
 #: Changes and reads of messages, and replies to them.
 later_entries = st.tuples(st.sampled_from(["end", "edit", "recall", "read", "reply"]), picks, users)
@@ -133,7 +134,7 @@ transactions = st.fixed_dictionaries(
         "withdrawn": st.lists(picks, max_size=3),
         "checkpoints": st.lists(st.tuples(picks, producers, st.sampled_from(["", "a", "b"])), max_size=3),
         "delivered": st.lists(st.tuples(picks, users), max_size=3),
-        "forks": st.lists(picks, max_size=1),
+        "forks": st.lists(picks, max_size=2),
     }
 )
 
@@ -148,13 +149,26 @@ def later_entry(kind: str, target: PendingEntry, user: str) -> PendingEntry:
     return {"end": end, "edit": edit, "recall": recall}[kind](target)
 
 
-def transaction_of(drawn: dict[str, Any], committed: list[PendingEntry]) -> Transaction:
+def new_entry(topic: TopicKey, key: bytes | None, tenant: str, **drawn: Any) -> PendingEntry:
+    """An entry of a tenant; its key is the tenant's, too."""
+    key = key and key + tenant.encode().rjust(15)
+    return pending_entry((tenant, *topic[1:]), key=key, **drawn)
+
+
+def transaction_of(
+    drawn: dict[str, Any], committed: list[PendingEntry], tenant: str, base: int
+) -> Transaction:
+    """Make a transaction of a tenant without other deliveries than those with ids above `base`."""
+
     def pick(number: int) -> PendingEntry:
         return committed[-1 - number % len(committed)]
 
-    transaction = Transaction(drawn["entries"], drawn["settled"], drawn["attempts"], drawn["dead"])
-    if not committed:
-        return transaction
+    transaction = Transaction(
+        [new_entry(tenant=tenant, **each) for each in drawn["entries"]],
+        [base + number for number in drawn["settled"]],
+        [row._replace(delivery_id=base + row.delivery_id) for row in drawn["attempts"]],
+        [row._replace(delivery_id=base + row.delivery_id) for row in drawn["dead"]],
+    )
     transaction.entries += [later_entry(kind, pick(number), user) for kind, number, user in drawn["later"]]
     for number in drawn["withdrawn"]:
         transaction.withdrawn.append(Withdrawal(pick(number).topic, pick(number).message.position.seq))
@@ -171,24 +185,34 @@ def transaction_of(drawn: dict[str, Any], committed: list[PendingEntry]) -> Tran
     return transaction
 
 
-async def commit_all(folder: Path, all_drawn: list[dict[str, Any]]) -> None:
-    twins = await TwinLogs.open(folder)
-    committed: list[PendingEntry] = []
-    try:
-        for drawn in all_drawn:
-            transaction = await twins.append(transaction_of(drawn, committed))
-            committed += [
-                each
-                for each in transaction.entries
-                if each.kind is EntryKind.MESSAGE and each.result is AppendResult.COMMITTED
-            ]
-            await twins.compare()
-    finally:
-        await twins.close()
+async def commit_all(twins: TwinLogs, all_drawn: list[dict[str, Any]]) -> None:
+    tenant, base = next(tenants), twins.delivery_id()
+    topic = (tenant, *TOPICS[0][1:])
+    first = [pending_entry(topic, deliver=True) for _ in range(3)]
+    committed = (await twins.append(Transaction([*first, pending_entry(topic, producer=WORKER)]))).entries
+    for drawn in all_drawn:
+        transaction = await twins.append(transaction_of(drawn, committed, tenant, base))
+        committed += [
+            each
+            for each in transaction.entries
+            if each.kind is EntryKind.MESSAGE and each.result is AppendResult.COMMITTED
+        ]
+        await twins.compare()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(transactions, min_size=1, max_size=4))
-def test_any_transactions_leave_the_same_rows(all_drawn: list[dict[str, Any]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(commit_all(Path(folder), all_drawn))
+tenants = map("acme{}".format, itertools.count(1))
+
+
+def test_any_transactions_leave_the_same_rows(tmp_path: Path) -> None:
+    with asyncio.Runner() as runner:
+        twins = runner.run(TwinLogs.open(tmp_path))
+
+        @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        @given(st.lists(transactions, min_size=1, max_size=4))
+        def run(all_drawn: list[dict[str, Any]]) -> None:
+            runner.run(commit_all(twins, all_drawn))
+
+        try:
+            run()
+        finally:
+            runner.run(twins.close())

@@ -67,6 +67,12 @@ class TwinLogs:
         for table, columns in TABLES.items():
             assert await self._postgres_rows(table, columns) == self._sqlite_rows(table, columns), table
 
+    def delivery_id(self) -> int:
+        """The highest id of a delivery so far."""
+        counters = self.sqlite._appender.counters
+        assert counters == self.postgres._appender.counters
+        return int(counters.delivery_id)
+
     def tables_with_rows(self) -> set[str]:
         return {table for table, columns in TABLES.items() if self._sqlite_rows(table, columns)}
 
