@@ -37,16 +37,15 @@ def owners(run: Run) -> None:
 
 
 def crashes(run: Run) -> None:
-    """Crash the server, and cut connections, until as many commits as rounds had an unknown outcome."""
+    """Crash the server as often as rounds, and cut connections, until as many commits were unknown."""
     with _server(run) as server, _writers(run, server) as writers:
-        while writers.unknown_commits < run.rounds:
-            faults = [
-                writers.crash_server,
-                writers.crash_server,
-                writers.cut_connections,
-                writers.lose_answers,
-            ]
-            run.rng.choice(faults)()
+        crashed = 0
+        while crashed < run.rounds or writers.unknown_commits < run.rounds:
+            if run.rng.random() < 2 / 3:
+                writers.crash_server()
+                crashed += 1
+            else:
+                run.rng.choice([writers.cut_connections, writers.lose_answers])()
         _check(writers)
 
 
