@@ -12,6 +12,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from tests.e2e.chaos import SCRIPT as CHAOS_WORKER
 from tests.e2e.fleet import Fleet, running_fleets
+from tests.support.fault_proxy import FaultProxy
 from tests.support.patience import patient, under_load
 from tests.support.processes import Process, edge_process, router_process, worker_process
 
@@ -33,6 +34,8 @@ class StandbyFleet(Fleet):
     def __init__(self, data: Path, stack: ExitStack, env: dict[str, str]) -> None:
         super().__init__(data, stack, env)
         self.routers: dict[str, Process] = {}
+        #: Between edges and workers, and each router.
+        self.links: dict[str, FaultProxy] = {}
 
     @property
     def router(self) -> Process:  # type: ignore[override]
@@ -42,7 +45,7 @@ class StandbyFleet(Fleet):
     @property
     def addresses(self) -> str:
         """Addresses of all routers, as edges and workers take them."""
-        return ",".join(router.address for router in self.routers.values())
+        return ",".join(link.address for link in self.links.values())
 
     @property
     def lease_s(self) -> float:
@@ -64,8 +67,10 @@ class StandbyFleet(Fleet):
         """Start a router; after a kill, on the same port."""
         if name in self.routers:
             env = {"TRUNKLINE_ROUTER_LISTEN": self.routers[name].address} | env
-        self.routers[name] = self._add(router_process(self._data / name, **(self._env | env)))
-        return self.routers[name]
+        router = self.routers[name] = self._add(router_process(self._data / name, **(self._env | env)))
+        if name not in self.links:
+            self.links[name] = self._stack.enter_context(FaultProxy(router.address))
+        return router
 
     def start_edge(self, **env: str) -> Process:
         """See Fleet. The edge knows all routers."""

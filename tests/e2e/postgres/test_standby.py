@@ -15,7 +15,7 @@ from tests.e2e.postgres.router_faults import (
     kill_owner,
     lose_database,
     owner_of,
-    stall_database,
+    stall,
 )
 from tests.e2e.postgres.standby_fleet import StandbyFleet
 from tests.support.fault_proxy import FaultProxy
@@ -64,9 +64,9 @@ async def test_clients_wait_while_the_database_is_away(
             case "cut":
                 database.cut()
             case "refused":
-                await lose_database(load, database, 2 * fleet.lease_s)
+                await lose_database(database, 2 * fleet.lease_s)
             case "silent":
-                await stall_database(load, database, 2 * fleet.lease_s)
+                await stall(database, 2 * fleet.lease_s)
             case "crashed":
                 await crash_server(server)
             case "restarted":
