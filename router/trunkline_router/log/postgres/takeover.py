@@ -54,9 +54,14 @@ _ABANDON = """
     WITH router AS (UPDATE routers SET alive = false WHERE boot_id = $1 AND alive RETURNING incarnation)
     UPDATE slots SET incarnation = NULL FROM router WHERE slots.incarnation = router.incarnation
 """
+#: Not while one of them waits for a synchronous standby, as those of a successor would, too.
 _END_SESSIONS = f"""
-    SELECT pg_terminate_backend(pid) FROM pg_stat_activity, installation
-    WHERE application_name = {_SESSION_NAME.format("$1::bigint")} AND datname = current_database()
+    WITH sessions AS MATERIALIZED (
+        SELECT pid, wait_event FROM pg_stat_activity, installation
+        WHERE application_name = {_SESSION_NAME.format("$1::bigint")} AND datname = current_database()
+    )
+    SELECT pg_terminate_backend(pid) FROM sessions
+    WHERE NOT EXISTS (SELECT FROM sessions WHERE wait_event = 'SyncRep')
 """
 
 
@@ -106,6 +111,8 @@ class Standby:
         self._clock = clock
         self._observed: _Observation | None = None
         self._reported = 0
+        #: Warnings, each with the incarnation that it was about.
+        self._warned: set[tuple[str, int]] = set()
 
     async def try_to_own(self, connection: Connection) -> Ownership | None:
         """Take the log if nobody owns it any more; else return None. Call it every POLL_S.
@@ -118,10 +125,9 @@ class Standby:
             if not self._has_lost(owner):
                 self._report(owner)
                 return None
-            _log.warning(
+            self._warn_once(
                 "the owner of the log is gone; taking it over",
-                owner=owner.address,
-                incarnation=owner.incarnation,
+                owner,
                 lease_ended_s_ago=round(owner.overdue_s, 2),
                 has_sessions=owner.is_connected,
             )
@@ -130,10 +136,12 @@ class Standby:
             if (incarnation := await self._take(connection, owner)) is None:
                 return None
         except asyncpg.LockNotAvailableError:
-            # It is frozen in the middle of a commit.
-            _log.warning("ending the sessions of the owner", owner=owner.address if owner else "")
+            # It is frozen in the middle of a commit; or the server is.
             if owner is not None:
-                await connection.execute(_END_SESSIONS, owner.incarnation)
+                if await connection.fetch(_END_SESSIONS, owner.incarnation):
+                    self._warn_once("ended the sessions of the owner", owner)
+                else:
+                    self._warn_once("the database does not complete a commit of the owner; waiting", owner)
             return None
         session_name: str = await connection.fetchval(_NAME_SESSIONS, incarnation)
         return Ownership(incarnation, session_name, acquired_at)
@@ -168,6 +176,11 @@ class Standby:
             await connection.execute(_CLAIM, incarnation)
             await connection.execute(_FORGET, _KEPT_ROUTERS)
         return incarnation
+
+    def _warn_once(self, event: str, owner: Owner, **fields: object) -> None:
+        if (event, owner.incarnation) not in self._warned:
+            self._warned.add((event, owner.incarnation))
+            _log.warning(event, owner=owner.address, incarnation=owner.incarnation, **fields)
 
     def _report(self, owner: Owner) -> None:
         if self._reported != owner.incarnation:

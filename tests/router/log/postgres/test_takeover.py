@@ -20,7 +20,7 @@ from tests.router.log.engines import append, pending_entry
 from tests.router.log.postgres.owned import query
 from tests.support.fault_proxy import FaultProxy
 from tests.support.patience import patient
-from tests.support.postgres import shared_server
+from tests.support.postgres import PostgresServer, shared_server
 
 PATIENCE_S = patient(10)
 #: Longer than in a router would be too slow for tests, shorter is not met on a busy machine.
@@ -28,6 +28,7 @@ LEASE_S = 2.0
 #: Of which a part, too, is long on a busy machine.
 LONG_LEASE_S = patient(4)
 GONE = "the owner of the log is gone; taking it over"
+WAITS = "the database does not complete a commit of the owner; waiting"
 
 
 class Fleet:
@@ -266,3 +267,29 @@ async def test_two_routers_are_never_sure_at_once(fleet: Fleet, proxy: FaultProx
         proxy.accept()
         await asyncio.sleep(LEASE_S / 4)
     assert max(found) == 1
+
+
+async def test_nobody_ends_a_commit_that_waits_for_a_synchronous_standby() -> None:
+    """A successor's commits would wait as well."""
+    with PostgresServer.create() as server:
+        standby = await asyncio.to_thread(server.base_backup, synchronous=True)
+        async with AsyncExitStack() as at_end:
+            fleet = Fleet(server.fresh_schema(), at_end)
+            first = await fleet.acquire()
+            await append(first.log, pending_entry(text="one"))
+            await asyncio.to_thread(standby.stop)
+            appending = asyncio.create_task(append(first.log, pending_entry(text="two")))
+            with capture_logs() as lines:
+                waiting = fleet.waiting()
+                async with asyncio.timeout(PATIENCE_S):
+                    while WAITS not in {line["event"] for line in lines}:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+            assert [line["event"] for line in lines].count(GONE) == 1
+            assert not appending.done()
+            assert not any("administrator command" in line for line in server.log)
+            await asyncio.to_thread(standby.start)
+            (entry,) = await asyncio.wait_for(appending, PATIENCE_S)
+            assert entry.position.seq == 2
+            if not waiting.done():
+                await end(first)
+            await owned_in_time(waiting)
