@@ -334,8 +334,9 @@ def shared_server(version: int = NEWEST) -> PostgresServer:
     Tests must not stop it: use `PostgresServer.create` for that.
     """
     if version not in _shared:
-        atexit.register(close_shared_servers)
+        # Before the guard, which exists by then, closes at the exit.
         _shared[version] = PostgresServer.create(version)
+        atexit.register(close_shared_servers)
     return _shared[version]
 
 
