@@ -72,6 +72,10 @@ _NUMBER = "INSERT INTO commits (incarnation, batch, result) VALUES ($1, $2, $3::
 _FENCED = "another router owns the log"
 
 
+class _CommitInDoubt(OSError):
+    """The server confirmed a commit that its standby may lack."""
+
+
 class _Committed(NamedTuple):
     """A statement that was committed."""
 
@@ -91,6 +95,9 @@ class FencedWriter:
         self.incarnation = incarnation
         self._connector = connector
         self._connection: Connection | None = connection
+        connection.add_log_listener(self._warned)
+        #: Whether the server has sent a warning with the running statement.
+        self._has_warning = False
         self._batch = 0
         #: The last commit that callers know of; 0 for none.
         self._confirmed = 0
@@ -188,7 +195,7 @@ class FencedWriter:
                 connection = await self._connected()
                 self._batch += 1
                 try:
-                    result = await self._timed(attempt(connection, self._batch))
+                    result = await self._replicated(attempt(connection, self._batch))
                     self._confirmed = self._batch
                     return result
                 except (LogUnavailable, asyncio.CancelledError):
@@ -222,7 +229,7 @@ class FencedWriter:
 
     async def _attempt_settle(self, batch: int) -> _Committed | None:
         connection = await self._connected()
-        row = await self._timed(connection.fetchrow(_SETTLE, self.incarnation, batch))
+        row = await self._replicated(connection.fetchrow(_SETTLE, self.incarnation, batch))
         owned = bool(row["owned"])
         if not owned:
             # The fence closed after the last commit, so that this reads its final state.
@@ -258,6 +265,7 @@ class FencedWriter:
         pause_s = FIRST_PAUSE_S
         while self._connection is None or self._connection.is_closed():
             self._connection = await self._connector.reconnect()
+            self._connection.add_log_listener(self._warned)
             if not self._is_fenced:
                 try:
                     await self._timed(self.check_loss(self._connection))
@@ -281,10 +289,21 @@ class FencedWriter:
             self._fence()
             raise LogFenced("the database lacks commits that it had confirmed")
 
+    def _warned(self, _: object, message: asyncpg.PostgresLogMessage) -> None:
+        self._has_warning |= message.severity_en == "WARNING"
+
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
+
+    async def _replicated(self, pending: Awaitable[_T]) -> _T:
+        """Await a commit. A person may end its wait for a synchronous standby, of which the server warns."""
+        self._has_warning = False
+        result = await self._timed(pending)
+        if self._has_warning:
+            raise _CommitInDoubt("the server sent a warning")
+        return result
 
     async def _timed(self, pending: Awaitable[_T]) -> _T:
         self._sent_at = asyncio.get_running_loop().time()

@@ -56,3 +56,24 @@ async def test_writes_go_on_after_a_failover_to_a_synchronous_standby(fault: str
             await asyncio.to_thread(standby.promote)
             assert await asyncio.wait_for(writing, patient(10)) == "during"
         assert await notes(standby.dsn(schema)) == ["before", "during"]
+
+
+async def test_commit_whose_wait_for_the_standby_is_ended_is_not_confirmed() -> None:
+    """The server has committed it then, but a failover would lose it."""
+    with PostgresServer.create() as server:
+        standby = server.base_backup(synchronous=True)
+        dsn = server.fresh_schema()
+        async with fenced_writer(dsn) as writer:
+            assert await note(writer, "before") == "before"
+            await asyncio.to_thread(standby.freeze)
+            writing = asyncio.create_task(note(writer, "during"))
+            waits = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+            cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+            for _ in range(3):
+                await asyncio.to_thread(server.wait_for, waits)
+                await asyncio.to_thread(server.execute, cancel)
+            await asyncio.to_thread(server.wait_for, waits)
+            assert not writing.done()
+            await asyncio.to_thread(standby.thaw)
+            assert await asyncio.wait_for(writing, patient(20)) == "during"
+        assert await notes(dsn) == ["before", "during"]
