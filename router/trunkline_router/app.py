@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import grpc.aio
 import structlog
@@ -62,7 +63,7 @@ class Router:
         stopping = asyncio.create_task(stop.wait())
         try:
             while (owned := await self._acquire(stopping)) is not None:
-                await self._begin(owned)
+                await self._unless_stopped(self._begin(owned), stopping)
                 if self._term is not None:
                     await self._serve(self._term, stopping)
                 if stopping.done():
@@ -90,6 +91,19 @@ class Router:
             if not acquiring.done():
                 acquiring.cancel()
             await asyncio.gather(acquiring, return_exceptions=True)
+
+    async def _unless_stopped(
+        self, beginning: Coroutine[Any, Any, None], stopping: asyncio.Task[bool]
+    ) -> None:
+        """Begin a term; cancelled when the router stops: the log may take no writes for long."""
+        task = asyncio.create_task(beginning)
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if not task.cancelled():
+            task.result()
 
     async def _begin(self, owned: OwnedLog) -> None:
         """Begin a term, unless the log cannot be loaded. Raises StartError."""

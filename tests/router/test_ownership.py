@@ -334,6 +334,25 @@ async def test_a_standby_takes_over_once_the_log_is_free(standby: Running) -> No
     assert await standby.publish("tea") == "OK"
 
 
+@pytest.mark.parametrize("operation", ["registered", "register"])
+async def test_a_router_stops_while_its_log_does_not_answer_the_start(
+    operation: str, database: ScriptedDatabase, tmp_path: Path
+) -> None:
+    waits = asyncio.Event()
+
+    async def answer_never(*_: object) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    stop = asyncio.Event()
+    async with running(database, tmp_path, stop):
+        database.opened = lambda log: setattr(log, operation, answer_never)
+        database.free.set()
+        await asyncio.wait_for(waits.wait(), PATIENCE_S)
+        stop.set()
+        await asyncio.wait_for(database.lease.released.wait(), PATIENCE_S)
+
+
 async def test_a_log_that_cannot_be_loaded_is_tried_again(database: ScriptedDatabase, tmp_path: Path) -> None:
     failures = iter([LogUnavailable("the database went away"), LogUnavailable("again")])
 
