@@ -153,10 +153,14 @@ class Standby:
         if seen is None or (seen.incarnation, seen.until) != (owner.incarnation, owner.until):
             seen = self._observed = _Observation(owner.incarnation, owner.until, now)
         unsure_s = sureness_s(self._lease_s) + SLACK_S
-        if owner.overdue_s > unsure_s:
+        unchanged_s = now - seen.since
+        # The database's clock may be set while the owner lives, or be behind the end of its lease for long.
+        if owner.overdue_s > unsure_s and not owner.is_connected:
             return True
-        has_ended = owner.overdue_s > SLACK_S or not owner.is_connected
-        return has_ended and now - seen.since > unsure_s
+        has_ended = (
+            owner.overdue_s > SLACK_S or not owner.is_connected or unchanged_s > self._lease_s + SLACK_S
+        )
+        return has_ended and unchanged_s > unsure_s
 
     async def _take(self, connection: Connection, owner: Owner | None) -> int | None:
         """Take the place of an owner, or of nobody, unless that has changed meanwhile."""

@@ -293,3 +293,36 @@ async def test_nobody_ends_a_commit_that_waits_for_a_synchronous_standby() -> No
             if not waiting.done():
                 await end(first)
             await owned_in_time(waiting)
+
+
+def owner_at(overdue_s: float, until: object = 1, *, is_connected: bool = True) -> takeover.Owner:
+    return takeover.Owner(1, True, "address", "boot", until, overdue_s, is_connected)
+
+
+def test_the_clock_of_the_database_may_be_set_forward_while_the_owner_lives() -> None:
+    now = 0.0
+    standby = takeover.Standby("boot", "address", 5, lambda: now)
+    for renewal in range(100):
+        # Each poll sees a new renewal, which the step of the clock has just overtaken.
+        now += takeover.POLL_S
+        assert not standby._has_lost(owner_at(3_600, renewal))
+    # Sure until then.
+    now += 5 / 4
+    assert not standby._has_lost(owner_at(3_600, renewal))
+    now += 1
+    assert standby._has_lost(owner_at(3_600, renewal))
+
+
+def test_the_clock_of_the_database_may_be_set_back_after_the_owner_froze() -> None:
+    now = 0.0
+    standby = takeover.Standby("boot", "address", 5, lambda: now)
+    assert not standby._has_lost(owner_at(-3_605))
+    now = 4.9
+    assert not standby._has_lost(owner_at(-3_600))
+    now = 5.5
+    assert standby._has_lost(owner_at(-3_599))
+
+
+def test_a_router_that_ended_long_ago_is_not_waited_for() -> None:
+    standby = takeover.Standby("boot", "address", 5, lambda: 0.0)
+    assert standby._has_lost(owner_at(3_600, is_connected=False))
