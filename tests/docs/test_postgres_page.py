@@ -21,7 +21,7 @@ from trunkline_router.settings import RouterSettings
 from tests.e2e.postgres.standby_fleet import owns_log
 from tests.support.patience import patient
 from tests.support.postgres import DATABASE, ROLE, PostgresServer
-from tests.support.postgres_binaries import run
+from tests.support.postgres_binaries import remove_folder, run, scratch_folder
 from tests.support.postgres_template import SUPERUSER
 from tests.support.processes import (
     ROOT,
@@ -37,8 +37,9 @@ from tests.support.processes import (
 PAGE = (ROOT / "docs" / "postgres.md").read_text()
 #: The statements of the page, in its order.
 SET_UP, OTHER_ROLE, QUERY, ANALYST, VACUUM = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
-START, TAKEOVER, BACKUP, *_ = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+START, TAKEOVER, BACKUP, RESTORE, *_ = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 PASSWORD = "change-me"
+VARIABLE = '"$TRUNKLINE_DATABASE_URL"'
 
 
 @pytest.fixture(scope="module")
@@ -162,14 +163,24 @@ def test_routers_run_with_the_documented_rights_only(server: PostgresServer, tmp
     psql(server, VACUUM)
 
 
-def test_a_dump_is_taken_as_documented_and_restored(server: PostgresServer, tmp_path: Path) -> None:
+@pytest.fixture
+def dump() -> Iterator[str]:
+    """Path of a dump, in a folder of PostgreSQL's account."""
+    folder = scratch_folder()
+    yield str(folder / "trunkline.dump")
+    remove_folder(folder)
+
+
+def test_a_dump_is_taken_and_restored_as_documented(
+    server: PostgresServer, dump: str, tmp_path: Path
+) -> None:
     with router_process(tmp_path / "a", TRUNKLINE_DATABASE_URL=url(server)):
-        (program, *options) = BACKUP.split()
-        assert program == "pg_dump"
-        dump = run(server.version, "pg_dump", options[0].replace("custom", "plain"), "-d", url(server))
-    psql(server, "CREATE DATABASE copy ENCODING 'UTF8' TEMPLATE template0", "postgres")
-    psql(server, dump, "copy")
-    copy = url(server, database="copy")
+        run(server.version, *BACKUP.replace("trunkline.dump", dump).replace(VARIABLE, url(server)).split())
+    create, restore = RESTORE.splitlines()
+    address = ["-h", "127.0.0.1", "-p", str(server.port), "-U", SUPERUSER]
+    run(server.version, *create.split(), *address)
+    run(server.version, *restore.replace("trunkline.dump", dump).split(), *address)
+    copy = url(server, database="restored")
     env = environment({"TRUNKLINE_DATABASE_URL": copy})
     restored = [sys.executable, "-m", "trunkline_router", "restored"]
     done = subprocess.run(restored, env=env, capture_output=True, text=True, timeout=patient(30), check=False)
