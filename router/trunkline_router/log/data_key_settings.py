@@ -28,6 +28,15 @@ def load_data_keys(settings: RouterSettings) -> DataKeys | None:
     return _load(settings.data_key.get_secret_value(), settings.data_key_file)
 
 
+def reload_data_keys(settings: RouterSettings, previous: DataKeys | None) -> DataKeys | None:
+    """Load the data keys once more; an invalid file is logged and changes nothing."""
+    try:
+        return load_data_keys(settings)
+    except DataKeyError as error:
+        _log.error("data key file is invalid; the previous keys stay in use", problem=str(error))
+        return previous
+
+
 def data_keys_of_environment() -> DataKeys | None:
     """Load the data keys for a command, like `load_data_keys`."""
     file = os.environ.get(FILE)

@@ -14,7 +14,7 @@ import structlog
 from trunkline_runtime.process import StartError
 
 from trunkline_router.log.backup_manifest import BackupManifest
-from trunkline_router.log.data_key_settings import data_keys_of_environment, load_data_keys
+from trunkline_router.log.data_key_settings import data_keys_of_environment, load_data_keys, reload_data_keys
 from trunkline_router.log.data_keys import DataKeyError
 from trunkline_router.log.interface import BackupFailed
 from trunkline_router.log.migration.copied_log import CopiedLog, CopyFailed
@@ -52,7 +52,7 @@ def open_database(settings: RouterSettings) -> LogDatabase:
         address = f"{socket.gethostname()} ({settings.router_listen})"
         return _postgres_database()(
             url,
-            data_keys=data_keys,
+            data_keys=lambda: reload_data_keys(settings, data_keys),
             lease_s=settings.ownership_lease_s,
             address=address,
             data_dir=settings.data_dir,

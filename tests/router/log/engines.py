@@ -108,7 +108,7 @@ async def open_schema(dsn: str, data_keys: DataKeys | None = None) -> Log:
     # Scripts that use SQLite import this module without what servers need.
     from trunkline_router.log.postgres.database import PostgresDatabase
 
-    database = PostgresDatabase(dsn, data_keys=data_keys, clock=clock, keep_keys_ms=HOUR_MS)
+    database = PostgresDatabase(dsn, data_keys=lambda: data_keys, clock=clock, keep_keys_ms=HOUR_MS)
     log, lease = await database.acquire(lambda: None)
     close_log = log.close
 

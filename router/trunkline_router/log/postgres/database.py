@@ -60,7 +60,7 @@ class PostgresDatabase:
         self,
         dsn: str,
         *,
-        data_keys: DataKeys | None = None,
+        data_keys: Callable[[], DataKeys | None] = lambda: None,
         clock: Callable[[], int] = _now_ms,
         lease_s: float = 5,
         address: str = "",
@@ -70,6 +70,7 @@ class PostgresDatabase:
     ) -> None:
         """Connects to nothing yet. Raises StartError.
 
+        `data_keys` loads them when the log is acquired: their file may have changed while this router waited.
         `address` is where this router listens, for people. `data_dir` remembers the installation.
         """
         self._dsn = Dsn.parse(dsn)
@@ -187,9 +188,9 @@ class PostgresDatabase:
             undo.push_async_callback(lease.release)
             await _check_copy(writer)
             await _fork_older_copy(writer)
-            encryption = Encryption(self._data_keys)
-            key_store = KeyStore(encryption, writer, self._clock)
             try:
+                encryption = Encryption(self._data_keys())
+                key_store = KeyStore(encryption, writer, self._clock)
                 await key_store.open()
             except (DataKeyError, CannotDecrypt) as error:
                 raise StartError(str(error)) from None

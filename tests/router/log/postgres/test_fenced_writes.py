@@ -168,7 +168,7 @@ async def filled() -> AsyncIterator[FilledLog]:
     from trunkline_router.log.postgres.database import PostgresDatabase
 
     dsn = shared_server().fresh_schema()
-    database = PostgresDatabase(dsn, data_keys=DATA_KEYS, clock=clock, keep_keys_ms=HOUR_MS)
+    database = PostgresDatabase(dsn, data_keys=lambda: DATA_KEYS, clock=clock, keep_keys_ms=HOUR_MS)
     log: Any
     log, lease = await database.acquire(lambda: None)
     log._encryption.encrypted_tenants = EveryTenant()

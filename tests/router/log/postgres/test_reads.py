@@ -33,7 +33,7 @@ PAGES = 60
 
 @asynccontextmanager
 async def postgres_log(dsn: str, data_keys: DataKeys | None = None) -> AsyncIterator[Log]:
-    database = PostgresDatabase(dsn, data_keys=data_keys, clock=clock)
+    database = PostgresDatabase(dsn, data_keys=lambda: data_keys, clock=clock)
     owned = await database.acquire(lambda: None)
     try:
         yield owned.log

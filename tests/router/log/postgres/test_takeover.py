@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 from trunkline_router.core.values.log_records import Transaction
+from trunkline_router.log.data_keys import parse_data_keys
+from trunkline_router.log.engines import open_database
 from trunkline_router.log.interface import LogFenced
 from trunkline_router.log.ownership import OwnedLog
 from trunkline_router.log.postgres import takeover
 from trunkline_router.log.postgres.database import PostgresDatabase
 from trunkline_router.log.postgres.lease import clock_s
+from trunkline_router.settings import RouterSettings
 
 from tests.router.log.engines import append, pending_entry
 from tests.router.log.postgres.owned import query
@@ -293,6 +299,22 @@ async def test_nobody_ends_a_commit_that_waits_for_a_synchronous_standby() -> No
             if not waiting.done():
                 await end(first)
             await owned_in_time(waiting)
+
+
+async def test_data_keys_may_change_while_a_router_waits(postgres_schema: str, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    old, new = (base64.b64encode(bytes([number] * 32)).decode() for number in (1, 2))
+    file.write_text(old)
+    settings = RouterSettings(data_dir=tmp_path, database_url=SecretStr(postgres_schema), data_key_file=file)
+    first = await open_database(settings).acquire(lambda: None)
+    is_waiting = asyncio.Event()
+    waiting = asyncio.create_task(open_database(settings).acquire(is_waiting.set))
+    await asyncio.wait_for(is_waiting.wait(), PATIENCE_S)
+    file.write_text(f"{new}\n{old}")
+    await first.log.use_data_keys(parse_data_keys([new, old], "the test"))
+    file.write_text(new)
+    await end(first)
+    await end(await owned_in_time(waiting))
 
 
 def owner_at(overdue_s: float, until: object = 1, *, is_connected: bool = True) -> takeover.Owner:
