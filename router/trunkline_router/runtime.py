@@ -124,10 +124,7 @@ class RouterRuntime:
         """Apply the effects of a step: hand out deliveries, wake writers, request reads and commits."""
         core = self.core
         core.flush(time.monotonic())
-        is_suspended = self.is_suspended()
-        if is_suspended is not self._was_suspended:
-            self._change_suspension(is_suspended)
-        if not is_suspended:
+        if not self._notice_suspension():
             self._wake_writers()
         if core.effects.reads:
             self._reads.wake()
@@ -146,6 +143,13 @@ class RouterRuntime:
             else:
                 stream.wake.set()
         writable.clear()
+
+    def _notice_suspension(self) -> bool:
+        """Return whether the runtime is suspended. What is held back wakes when it no longer is."""
+        is_suspended = self.is_suspended()
+        if is_suspended is not self._was_suspended:
+            self._change_suspension(is_suspended)
+        return is_suspended
 
     def _change_suspension(self, is_suspended: bool) -> None:
         self._was_suspended = is_suspended
@@ -222,7 +226,7 @@ class RouterRuntime:
 
     def open_stream(self, peer: object) -> PeerStream:
         """Register a stream for this peer; called by the task that serves the RPC."""
-        stream = self.streams[peer] = PeerStream(ACTIVE_CALL.get(UNCHECKED_CALL), self.is_suspended)
+        stream = self.streams[peer] = PeerStream(ACTIVE_CALL.get(UNCHECKED_CALL), self._notice_suspension)
         return stream
 
     def close_stream(self, peer: object) -> None:

@@ -205,6 +205,23 @@ async def until_committed(router: Running, count: int) -> None:
             await asyncio.sleep(0.002)
 
 
+async def test_a_doubt_that_only_a_stream_met_does_not_hold_it_for_longer(tmp_path: Path) -> None:
+    owned = await SqliteDatabase(tmp_path / "log.db", None).acquire(lambda: None)
+    lease = ScriptedLease()
+    router = term.make_runtime(RouterSettings(data_dir=tmp_path), OwnedLog(owned.log, lease))
+    stream = router.open_stream(object())
+    lease.valid = False
+    # Its writer clears `wake`, and takes nothing.
+    assert stream.is_held()
+    lease.valid = True
+    with router.step():
+        pass
+    assert stream.wake.is_set()
+    router.media.close()
+    await owned.log.close()
+    await owned.lease.release()
+
+
 async def test_a_suspended_router_keeps_links_alive(owner: Running) -> None:
     link = owner.edges.Link()
     hello = LinkHello(edge_id="e", boot_id="b", contract_minor=catalogue.CONTRACT_MINOR)
