@@ -13,22 +13,18 @@ import structlog
 
 from trunkline_router.log.interface import LogFenced, LogUnavailable
 from trunkline_router.log.postgres.connector import (
-    CONNECT_TIMEOUT_S,
     FIRST_PAUSE_S,
-    ConnectFailed,
     Connection,
     Connector,
     back_off,
     close_connection,
-    server_pid,
 )
 from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, explain, is_refusal, refused
+from trunkline_router.log.postgres.silence_watch import SilenceWatch
 
 _log = structlog.get_logger()
 _T = TypeVar("_T")
 
-#: After so long without an answer, the server is asked whether it still works on the statement.
-SILENCE_S = 1.5
 #: `close` waits so long for the outcome of a commit.
 CLOSE_PATIENCE_S = 5.0
 
@@ -62,12 +58,6 @@ _MARK_LOSS = """
     SELECT count(*) FROM lost
 """
 _LOOK_UP = "SELECT void, result::text FROM commits WHERE incarnation = $1 AND batch = $2"
-#: No row: the session is gone, or another server is the primary. A session that is idle, or waits for a
-#: message, has nothing to work on.
-_WORKS = """
-    SELECT state <> 'idle' AND wait_event IS DISTINCT FROM 'ClientRead' FROM pg_stat_activity
-    WHERE pid = $1 AND application_name = $2
-"""
 _NUMBER = "INSERT INTO commits (incarnation, batch, result) VALUES ($1, $2, $3::text::jsonb)"
 _FENCED = "another router owns the log"
 
@@ -105,13 +95,11 @@ class FencedWriter:
         self._lock = asyncio.Lock()
         #: Operations that nobody may interrupt.
         self._operations: set[asyncio.Task[Any]] = set()
-        #: Time of the loop at which the running statement was sent; 0 for none.
-        self._sent_at = 0.0
         self._is_fenced = False
         #: Called once a write finds that another router owns the log, before the write raises.
         self.on_fenced: Callable[[], None] = lambda: None
         self._closed = False
-        self._watch = asyncio.create_task(self._watch_silence())
+        self._watch = SilenceWatch(connector)
 
     async def read(self, text: str, *args: object) -> list[asyncpg.Record]:
         """Run a query on the writer's connection: it sees all commits so far.
@@ -174,7 +162,7 @@ class FencedWriter:
         if self._operations:
             await asyncio.wait(self._operations, timeout=CLOSE_PATIENCE_S)
         self._closed = True
-        self._watch.cancel()
+        self._watch.close()
         if self._operations:
             # Before they are cancelled: asyncpg would ask the server to cancel the statement.
             self._disconnect()
@@ -195,7 +183,7 @@ class FencedWriter:
                 connection = await self._connected()
                 self._batch += 1
                 try:
-                    result = await self._replicated(attempt(connection, self._batch))
+                    result = await self._replicated(connection, attempt(connection, self._batch))
                     self._confirmed = self._batch
                     return result
                 except (LogUnavailable, asyncio.CancelledError):
@@ -229,11 +217,13 @@ class FencedWriter:
 
     async def _attempt_settle(self, batch: int) -> _Committed | None:
         connection = await self._connected()
-        row = await self._replicated(connection.fetchrow(_SETTLE, self.incarnation, batch))
+        settling = connection.fetchrow(_SETTLE, self.incarnation, batch)
+        row = await self._replicated(connection, settling)
         owned = bool(row["owned"])
         if not owned:
             # The fence closed after the last commit, so that this reads its final state.
-            row = await self._timed(connection.fetchrow(_LOOK_UP, self.incarnation, batch))
+            looking_up = connection.fetchrow(_LOOK_UP, self.incarnation, batch)
+            row = await self._watch.await_answer(connection, looking_up)
             self._fence()
         if row is not None and not row["void"]:
             return _Committed(_decode(row["result"]))
@@ -252,7 +242,7 @@ class FencedWriter:
             while True:
                 connection = await self._connected()
                 try:
-                    return await self._timed(query(connection))
+                    return await self._watch.await_answer(connection, query(connection))
                 except DATABASE_ERRORS as error:
                     if _is_certain(error, connection):
                         raise refused("read", error) from error
@@ -268,7 +258,7 @@ class FencedWriter:
             self._connection.add_log_listener(self._warned)
             if not self._is_fenced:
                 try:
-                    await self._timed(self.check_loss(self._connection))
+                    await self._watch.await_answer(self._connection, self.check_loss(self._connection))
                 except DATABASE_ERRORS as error:
                     _log.warning("cannot look for the last commit yet", problem=explain(error))
                     self._disconnect()
@@ -297,20 +287,13 @@ class FencedWriter:
             self._connection.terminate()
             self._connection = None
 
-    async def _replicated(self, pending: Awaitable[_T]) -> _T:
+    async def _replicated(self, connection: Connection, statement: Awaitable[_T]) -> _T:
         """Await a commit. A person may end its wait for a synchronous standby, of which the server warns."""
         self._has_warning = False
-        result = await self._timed(pending)
+        result = await self._watch.await_answer(connection, statement)
         if self._has_warning:
             raise _CommitInDoubt("the server sent a warning")
         return result
-
-    async def _timed(self, pending: Awaitable[_T]) -> _T:
-        self._sent_at = asyncio.get_running_loop().time()
-        try:
-            return await pending
-        finally:
-            self._sent_at = 0.0
 
     async def uninterrupted(self, operation: Coroutine[Any, Any, _T]) -> _T:
         """Run an operation that goes on when the caller is cancelled; `close` waits for it.
@@ -332,42 +315,6 @@ class FencedWriter:
         if not task.cancelled():
             # Retrieved, if nobody awaits it any more.
             task.exception()
-
-    async def _watch_silence(self) -> None:
-        """End the connection when its statement is not answered and the server does not work on it.
-
-        The request is lost then, or the answer, or the server: nothing else might ever notice.
-        """
-        suspect = 0.0
-        while True:
-            await asyncio.sleep(SILENCE_S)
-            connection, sent_at = self._connection, self._sent_at
-            if not sent_at or asyncio.get_running_loop().time() < sent_at + SILENCE_S or connection is None:
-                continue
-            try:
-                works = await self._works_on_it(connection)
-            except (ConnectFailed, *DATABASE_ERRORS):
-                # Nothing is known while the server cannot be reached.
-                continue
-            if works or self._sent_at != sent_at:
-                suspect = 0.0
-            elif works is None or suspect == sent_at:
-                _log.warning("the database does not answer a statement: ending the connection")
-                connection.terminate()
-            else:
-                # Perhaps a large request is still on its way.
-                suspect = sent_at
-
-    async def _works_on_it(self, connection: Connection) -> bool | None:
-        """Whether the server works on the statement of a connection; None if it does not know it."""
-        pid = server_pid(connection)
-        other = await self._connector.connect()
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                works: bool | None = await other.fetchval(_WORKS, pid, self._connector.application_name)
-                return works
-        finally:
-            other.terminate()
 
 
 def _is_certain(error: BaseException, connection: Connection) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from trunkline_router.log.interface import LogFenced, LogUnavailable
-from trunkline_router.log.postgres import fence
+from trunkline_router.log.postgres import fence, silence_watch
 
 from tests.router.log.postgres.owned import NOTE, NOTED, fenced_writer, note, notes, query, until
 from tests.support.fault_proxy import FaultProxy
@@ -215,7 +215,7 @@ async def test_lost_answer_of_a_silent_connection_is_noticed(
     postgres_schema: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing arrives any more, and nobody closes the connection. A long statement is not ended."""
-    monkeypatch.setattr(fence, "SILENCE_S", 0.05)
+    monkeypatch.setattr(silence_watch, "SILENCE_S", 0.05)
     async with fenced_writer(postgres_schema, first=through(proxy, postgres_schema)) as writer:
         assert await writer.write("", "to_jsonb(pg_sleep(0.5) IS NULL)") is False
         assert proxy.connections == 1
