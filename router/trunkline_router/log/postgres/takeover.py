@@ -16,6 +16,8 @@ _log = structlog.get_logger()
 
 #: Interval at which a standby looks at the owner's lease.
 POLL_S = 0.25
+#: A look without an answer for so long ends its connection: the server may hang, and another be the primary.
+LOOK_TIMEOUT_S = 5.0
 #: Added to a time that must have passed: clocks of two machines run at different rates.
 SLACK_S = 0.25
 #: Time that a takeover waits for the owner's commit under way; its sessions are ended then.
@@ -120,7 +122,7 @@ class Standby:
         Raises what asyncpg raises; the log may be owned then by an incarnation that nobody uses, which loses
         it like any other.
         """
-        owner = _owner(await connection.fetchrow(_OWNER))
+        owner = _owner(await connection.fetchrow(_OWNER, timeout=LOOK_TIMEOUT_S))
         if owner is not None and owner.alive:
             if not self._has_lost(owner):
                 self._report(owner)

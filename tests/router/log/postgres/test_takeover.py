@@ -301,6 +301,19 @@ async def test_nobody_ends_a_commit_that_waits_for_a_synchronous_standby() -> No
             await owned_in_time(waiting)
 
 
+async def test_a_router_that_waits_at_a_server_that_hangs_goes_to_the_next(
+    fleet: Fleet, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takeover, "LOOK_TIMEOUT_S", 0.2)
+    first = await fleet.acquire()
+    server = shared_server().address
+    waiting = asyncio.create_task(fleet.acquire(fleet.dsn.replace(server, f"{proxy.address},{server}")))
+    await fleet.until_waiting()
+    proxy.stall()
+    await end(first)
+    await owned_in_time(waiting)
+
+
 async def test_data_keys_may_change_while_a_router_waits(postgres_schema: str, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     old, new = (base64.b64encode(bytes([number] * 32)).decode() for number in (1, 2))
