@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+from tests.e2e.postgres.outages import run_outages
 from tests.e2e.postgres.router_faults import RouterFaults
 from tests.router.log.postgres.log_writers import LogWriters
 from tests.support.patience import under_load
@@ -65,6 +66,12 @@ def routers(run: Run) -> None:
         asyncio.run(RouterFaults(run.rng, run.history).run(Path(folder), run.rounds))
 
 
+def outages(run: Run) -> None:
+    """Lose the database for longer than the lease; the edge keeps its link to the only router."""
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run_outages(Path(folder), run.rng, run.history, run.rounds))
+
+
 class Scenario(NamedTuple):
     """A scenario with its usual number of rounds."""
 
@@ -76,6 +83,7 @@ SCENARIOS = {
     "owners": Scenario(owners, 20),
     "crashes": Scenario(crashes, 50),
     "failovers": Scenario(failovers, 10),
+    "outages": Scenario(outages, 4),
     "routers": Scenario(routers, 40),
 }
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.postgres.client_load import load_on
+from tests.e2e.postgres.outages import links_of
 from tests.e2e.postgres.standby_fleet import StandbyFleet, standby_fleet
 from tests.support.fault_proxy import FaultProxy
 from tests.support.patience import under_load
@@ -54,7 +55,7 @@ def fleet(
 async def test_the_database_is_lost_and_its_synchronous_standby_promoted(
     fleet: StandbyFleet, primary: PostgresServer, standby: PostgresServer, database: FaultProxy
 ) -> None:
-    links = fleet.edges[0].stderr.count("linked to a router")
+    links = links_of(fleet.edges[0])
     async with load_on(fleet) as load:
         # An outage longer than the lease first.
         database.refuse()
@@ -67,4 +68,4 @@ async def test_the_database_is_lost_and_its_synchronous_standby_promoted(
         await load.await_acks(1)
         assert time.monotonic() - began < under_load(FAILOVER_S)
         await load.await_acks(50)
-    assert fleet.edges[0].stderr.count("linked to a router") == links, "the edge kept its link"
+    assert links_of(fleet.edges[0]) == links, "the edge kept its link"

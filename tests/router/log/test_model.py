@@ -311,9 +311,11 @@ ONCE = ("sqlite-encrypted", "postgres-encrypted", "postgres-16")
 RUNS = [(engine, bound) for engine in ENGINES for bound in (None, 2, 3) if engine not in ONCE or bound == 3]
 
 
-def examples_of(engine: str) -> int:
+def examples_of(engine: str, bound: int | None) -> int:
     """An operation on a server takes three times as long as on a file; `make soak` has more of both."""
-    return 8 if engine.startswith("postgres") else 20
+    if engine.startswith("postgres"):
+        return 8
+    return 40 if bound is None else 20
 
 
 @pytest.mark.parametrize(("engine", "bound"), RUNS)
@@ -326,7 +328,7 @@ def test_any_sequence_of_operations_agrees_with_the_model(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples_of(engine) * (2 if bound is None else 1),
+            max_examples=examples_of(engine, bound),
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
