@@ -29,7 +29,8 @@ CREATE TABLE routers (
 -- Apart from `routers`, so that renewing a lease never waits for a commit.
 CREATE TABLE leases (
     incarnation bigint PRIMARY KEY REFERENCES routers ON DELETE CASCADE,
-    until       timestamptz NOT NULL     -- by this server's clock
+    until       timestamptz NOT NULL,    -- by this server's clock
+    seconds     double precision NOT NULL -- TRUNKLINE_OWNERSHIP_LEASE_S of the router
 );
 
 -- Who owns the log: one row. `token` rises with each owner.

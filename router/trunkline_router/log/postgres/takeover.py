@@ -31,7 +31,7 @@ _KEPT_ROUTERS = 100
 _SESSION_NAME = "'trunkline ' || left(installation_id, 8) || ' ' || {}"
 _NAME_SESSIONS = f"SELECT {_SESSION_NAME.format('$1::bigint')} FROM installation"
 _OWNER = f"""
-    SELECT incarnation, alive, address, boot_id, until,
+    SELECT incarnation, alive, address, boot_id, until, seconds AS lease_s,
         extract(epoch FROM clock_timestamp() - until)::float8 AS overdue_s,
         EXISTS (
             SELECT FROM pg_stat_activity, installation
@@ -46,7 +46,7 @@ _LOCK_ROUTER = "SELECT 1 FROM routers WHERE incarnation = $1 FOR UPDATE"
 _UNTIL = "SELECT until FROM leases WHERE incarnation = $1"
 _END = "UPDATE routers SET alive = false WHERE incarnation = $1"
 _BEGIN = "INSERT INTO routers (boot_id, address) VALUES ($1, $2) RETURNING incarnation"
-_LEASE = "INSERT INTO leases VALUES ($1, clock_timestamp() + make_interval(secs => $2))"
+_LEASE = "INSERT INTO leases VALUES ($1, clock_timestamp() + make_interval(secs => $2), $2)"
 _CLAIM = "UPDATE slots SET incarnation = $1, token = token + 1 WHERE slot = 0"
 _FORGET = """
     DELETE FROM routers WHERE NOT alive AND started_at < now() - interval '1 day'
@@ -76,6 +76,8 @@ class Owner(NamedTuple):
     boot_id: str
     #: End of its lease, by the database's clock, which changes with each renewal.
     until: object
+    #: Length of its lease; this router's setting may differ.
+    lease_s: float
     #: Time since that end; negative while the lease is in force.
     overdue_s: float
     #: It has a session with the database.
@@ -154,13 +156,13 @@ class Standby:
         seen = self._observed
         if seen is None or (seen.incarnation, seen.until) != (owner.incarnation, owner.until):
             seen = self._observed = _Observation(owner.incarnation, owner.until, now)
-        unsure_s = sureness_s(self._lease_s) + SLACK_S
+        unsure_s = sureness_s(owner.lease_s) + SLACK_S
         unchanged_s = now - seen.since
         # The database's clock may be set while the owner lives, or be behind the end of its lease for long.
         if owner.overdue_s > unsure_s and not owner.is_connected:
             return True
         has_ended = (
-            owner.overdue_s > SLACK_S or not owner.is_connected or unchanged_s > self._lease_s + SLACK_S
+            owner.overdue_s > SLACK_S or not owner.is_connected or unchanged_s > owner.lease_s + SLACK_S
         )
         return has_ended and unchanged_s > unsure_s
 

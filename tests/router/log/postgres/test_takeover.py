@@ -330,8 +330,10 @@ async def test_data_keys_may_change_while_a_router_waits(postgres_schema: str, t
     await end(await owned_in_time(waiting))
 
 
-def owner_at(overdue_s: float, until: object = 1, *, is_connected: bool = True) -> takeover.Owner:
-    return takeover.Owner(1, True, "address", "boot", until, overdue_s, is_connected)
+def owner_at(
+    overdue_s: float, until: object = 1, *, is_connected: bool = True, lease_s: float = 5
+) -> takeover.Owner:
+    return takeover.Owner(1, True, "address", "boot", until, lease_s, overdue_s, is_connected)
 
 
 def test_the_clock_of_the_database_may_be_set_forward_while_the_owner_lives() -> None:
@@ -361,3 +363,20 @@ def test_the_clock_of_the_database_may_be_set_back_after_the_owner_froze() -> No
 def test_a_router_that_ended_long_ago_is_not_waited_for() -> None:
     standby = takeover.Standby("boot", "address", 5, lambda: 0.0)
     assert standby._has_lost(owner_at(3_600, is_connected=False))
+
+
+def test_an_owner_is_sure_for_as_long_as_its_own_lease_lasts() -> None:
+    now = 0.0
+    standby = takeover.Standby("boot", "address", 5, lambda: now)
+    for is_connected in (True, False):
+        assert not standby._has_lost(owner_at(-59, is_connected, is_connected=is_connected, lease_s=60))
+        now += 60 / 4
+        assert not standby._has_lost(owner_at(-44, is_connected, is_connected=is_connected, lease_s=60))
+    now += 1
+    assert standby._has_lost(owner_at(-43, False, is_connected=False, lease_s=60))
+
+
+async def test_a_lease_is_stored_with_its_length(fleet: Fleet) -> None:
+    await fleet.acquire(lease_s=60)
+    ((seconds,),) = await query(fleet.dsn, "SELECT seconds FROM leases")
+    assert seconds == 60
