@@ -70,10 +70,11 @@ def scratch_folder(parent: Path | None = None) -> Path:
 
 def remove_folder(folder: Path) -> None:
     """Remove a scratch folder, and the small segment of shared memory that a killed server leaves behind."""
-    lock = folder / DATA / "postmaster.pid"
-    if lock.exists() and (program := shutil.which("ipcrm")):
-        *_, segment = lock.read_text().splitlines()[6].split()
-        subprocess.run([program, "-m", segment], check=False, capture_output=True)
+    # Not there after a proper end, cut off by an early one, or another account's.
+    with suppress(OSError, IndexError, ValueError):
+        *_, segment = (folder / DATA / "postmaster.pid").read_text().splitlines()[6].split()
+        if program := shutil.which("ipcrm"):
+            subprocess.run([program, "-m", segment], check=False, capture_output=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
