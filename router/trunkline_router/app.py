@@ -24,6 +24,7 @@ from trunkline_router.rpc.reflection import add_reflection
 from trunkline_router.rpc.services import SERVICES, ServiceSwitch
 from trunkline_router.runtime import RouterRuntime
 from trunkline_router.settings import RouterSettings
+from trunkline_router.tenants_file import TenantsFile
 from trunkline_router.term import GRACE_S, CallerProofs, Term
 
 _log = structlog.get_logger()
@@ -50,6 +51,9 @@ class Router:
     def __init__(self, settings: RouterSettings, options: Sequence[tuple[str, int]]) -> None:
         """Nothing listens and nothing is opened yet. Raises StartError."""
         self._settings = settings
+        if settings.tenants_file:
+            # A standby must not find out in a takeover.
+            TenantsFile(settings.tenants_file).load()
         self._database = open_database(settings)
         self._proofs = CallerProofs(operator_key(settings), listeners.link_verifier(settings))
         self._term: Term | None = None
@@ -108,7 +112,8 @@ class Router:
     async def _begin(self, owned: OwnedLog) -> None:
         """Begin a term, unless the log cannot be loaded. Raises StartError."""
         try:
-            self._term = await Term.begin(self._settings, owned, self._proofs)
+            is_takeover = bool(self._listening)
+            self._term = await Term.begin(self._settings, owned, self._proofs, is_takeover=is_takeover)
         except LogDamaged:
             raise
         except LogUnavailable as error:

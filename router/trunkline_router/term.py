@@ -56,10 +56,13 @@ class Term:
         self._tasks = asyncio.create_task(_run(runtime, maintenance))
 
     @classmethod
-    async def begin(cls, settings: RouterSettings, owned: OwnedLog, proofs: CallerProofs) -> Term:
+    async def begin(
+        cls, settings: RouterSettings, owned: OwnedLog, proofs: CallerProofs, *, is_takeover: bool
+    ) -> Term:
         """Load the log, and declare tenants.
 
-        Raises StartError if a declaration is invalid, and LogUnavailable; the log is closed then.
+        Raises LogUnavailable, and StartError if a declaration is invalid; the log is closed then. In a
+        takeover, which serves others that wait, an invalid declaration is logged and changes nothing.
         """
         async with AsyncExitStack() as undo:
             undo.push_async_callback(owned.lease.release)
@@ -70,7 +73,12 @@ class Term:
             admin = TenantAdmin(runtime, audit)
             reconciler = TenantReconciler(settings, admin)
             await runtime.load()
-            await reconciler.apply()
+            try:
+                await reconciler.apply()
+            except StartError as error:
+                if not is_takeover:
+                    raise
+                _log.error("declared tenants are invalid; those in the log stay", problem=str(error))
             undo.pop_all()
         interceptor = AuthInterceptor(runtime, proofs.operator_key, proofs.edges, audit)
         services = Services(runtime, admin, interceptor, router_id=secrets.token_hex(8))

@@ -28,6 +28,7 @@ from trunkline_router.log.interface import Log, LogUnavailable
 from trunkline_router.log.ownership import OwnedLog
 from trunkline_router.log.sqlite.database import SqliteDatabase
 from trunkline_router.settings import RouterSettings
+from trunkline_runtime.process import StartError
 
 from tests.router.rpc.in_process_router import METHODS, InProcessRouter, ended, opening, request_for
 from tests.support.patience import patient
@@ -145,10 +146,12 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedDatabas
 
 @asynccontextmanager
 async def running(
-    database: ScriptedDatabase, folder: Path, stop: asyncio.Event | None = None
+    database: ScriptedDatabase, folder: Path, stop: asyncio.Event | None = None, **options: Any
 ) -> AsyncIterator[Running]:
     """Run a router until the block ends, from when it listens."""
-    settings = RouterSettings(data_dir=folder, router_listen="127.0.0.1:0", tenants=(TENANT,), lease_s=0.3)
+    settings = RouterSettings(
+        data_dir=folder, router_listen="127.0.0.1:0", tenants=(TENANT,), lease_s=0.3, **options
+    )
     stop = stop or asyncio.Event()
     router = Router(settings, server_options(100, 600))
     serving = asyncio.create_task(router.run(stop))
@@ -368,6 +371,19 @@ async def test_a_router_stops_while_its_log_does_not_answer_the_start(
         await asyncio.wait_for(waits.wait(), PATIENCE_S)
         stop.set()
         await asyncio.wait_for(database.lease.released.wait(), PATIENCE_S)
+
+
+async def test_an_invalid_tenants_file_does_not_end_a_takeover(
+    database: ScriptedDatabase, tmp_path: Path
+) -> None:
+    file = tmp_path / "tenants.toml"
+    file.write_text("[tenants.acme]")
+    async with running(database, tmp_path, tenants_file=file) as standby:
+        file.write_text("[tenants.acme")
+        database.free.set()
+        await standby.until("SERVING")
+    with pytest.raises(StartError):
+        Router(RouterSettings(data_dir=tmp_path, tenants_file=file), [])
 
 
 async def test_a_log_that_cannot_be_loaded_is_tried_again(database: ScriptedDatabase, tmp_path: Path) -> None:
