@@ -21,7 +21,7 @@ class Lease(Protocol):
     async def lost(self) -> str:
         """Wait until another router owns the log, and return how that was noticed, in one line.
 
-        Never returns if that cannot happen.
+        Never returns if that cannot happen. Raises what ended the renewal of the lease, which is a bug.
         """
 
     async def release(self) -> None:

@@ -81,6 +81,7 @@ class PostgresLease:
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         writer.on_fenced = lambda: self._lose("a write found another owner")
         self._renewing = asyncio.create_task(self._renew())
+        self._renewing.add_done_callback(self._renewing_ended)
 
     def is_valid(self) -> bool:
         """See Lease."""
@@ -120,6 +121,12 @@ class PostgresLease:
             elif not self._lost.done():
                 self._sure_until = sent_at + sureness_s(self._lease_s)
                 await asyncio.sleep(self._lease_s / RENEWALS)
+
+    def _renewing_ended(self, renewing: asyncio.Task[None]) -> None:
+        """Raise a bug out of `lost`: without renewals, the router would be unsure for ever."""
+        if not renewing.cancelled() and (error := renewing.exception()) and not self._lost.done():
+            self._sure_until = 0.0
+            self._lost.set_exception(error)
 
     def _lose(self, noticed: str) -> None:
         self._sure_until = 0.0

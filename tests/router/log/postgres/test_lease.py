@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from trunkline_router.log.postgres.database import PostgresDatabase
 
 from tests.e2e.polling import wait_until
 from tests.support.fault_proxy import FaultProxy
+from tests.support.patience import patient
 from tests.support.postgres import shared_server
 
 LEASE_S = 0.5
@@ -39,3 +41,18 @@ async def test_a_lease_is_renewed_after_an_outage_that_was_longer(proxy: FaultPr
     await log.close()
     await lease.release()
     await database.close()
+
+
+async def test_a_bug_that_ends_the_renewals_is_not_silent(postgres_schema: str) -> None:
+    log, lease = await PostgresDatabase(postgres_schema, lease_s=LEASE_S).acquire(lambda: None)
+    connected: Any = lease
+
+    async def fail() -> None:
+        raise KeyError("a bug")
+
+    connected._connected = fail
+    with pytest.raises(KeyError):
+        await asyncio.wait_for(lease.lost(), patient(10))
+    assert not lease.is_valid()
+    await log.close()
+    await lease.release()
