@@ -33,7 +33,7 @@ _log = structlog.get_logger()
 #: Time that calls in progress have to end when the router stops, and when another one owns the log.
 GRACE_S, LEAVE_S = 5.0, 1.0
 #: Time in which what was accepted must be committed when the router stops.
-FLUSH_S = 10.0
+FLUSH_S = 3.0
 
 
 class CallerProofs(NamedTuple):

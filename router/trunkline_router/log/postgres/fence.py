@@ -26,7 +26,7 @@ _log = structlog.get_logger()
 _T = TypeVar("_T")
 
 #: `close` waits so long for the outcome of a commit.
-CLOSE_PATIENCE_S = 5.0
+CLOSE_PATIENCE_S = 2.0
 
 _FENCE = "SELECT 1 FROM routers WHERE incarnation = $1 AND alive FOR SHARE"
 #: Takes a commit's number, so that it can never commit, unless it has. The update writes to the server's log:

@@ -24,7 +24,7 @@ READ_TIMEOUT_S = 30.0
 #: So does one that nobody awaits any more, after so long.
 CANCELLED_TIMEOUT_S = 0.5
 #: `close` waits so long for the queries under way.
-CLOSE_PATIENCE_S = 5.0
+CLOSE_PATIENCE_S = 2.0
 
 
 class Connections:
