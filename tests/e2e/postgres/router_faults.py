@@ -13,6 +13,7 @@ from tests.e2e.postgres.standby_fleet import standby_fleet
 from tests.support.fault_proxy import FaultProxy
 from tests.support.patience import under_load
 from tests.support.postgres import PostgresServer
+from tests.support.postgres_binaries import VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -42,7 +43,9 @@ class RouterFaults:
             AssertionError: a promise was broken.
         """
         with self._stack:
-            self._server = await asyncio.to_thread(self._stack.enter_context, PostgresServer.create())
+            version = self._rng.choice(list(VERSIONS))
+            self._history.append(f"PostgreSQL {version}")
+            self._server = await asyncio.to_thread(self._stack.enter_context, PostgresServer.create(version))
             await asyncio.to_thread(lambda: self._server.base_backup(synchronous=True))
             self._database = self._stack.enter_context(FaultProxy(self._server.address))
             dsn = self._server.dsn("public", address=self._database.address)
