@@ -85,7 +85,9 @@ class Router:
         try:
             await asyncio.wait(awaited | {waiting}, return_when=asyncio.FIRST_COMPLETED)
             if not (acquiring.done() or stopping.done()):
-                await self._listen()
+                if not self._listening:
+                    await self._listen()
+                    process.announce_listening(self._listening)
                 await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
             if stopping.done() and not acquiring.done():
                 return None
@@ -123,9 +125,12 @@ class Router:
         runtime = self._term.runtime
         self._switch.services = self._term.services
         await self._health.follow(lambda: not runtime.is_suspended())
-        await self._listen()
+        if not is_takeover:
+            await self._listen()
         tenants = len(runtime.core.directory.tenants)
         _log.info("router is ready", listening=self._listening, links=self._links, tenants=tenants)
+        if not is_takeover:
+            process.announce_listening(self._listening)
 
     async def _serve(self, term: Term, stopping: asyncio.Task[bool]) -> None:
         """Serve until the router stops or another one owns the log. Raises what a task of the term raised."""
@@ -149,12 +154,9 @@ class Router:
             await self._health.follow(lambda: not runtime.is_suspended())
 
     async def _listen(self) -> None:
-        """Begin to listen, once. Raises StartError."""
-        if self._listening:
-            return
+        """Begin to listen. Raises StartError."""
         self._listening, self._links = listeners.bind(self._server, self._settings)
         await self._server.start()
-        process.announce_listening(self._listening)
 
     async def _stop(self) -> None:
         """Stop without loss: 1. report NOT_SERVING, 2. end streams, 3. commit the queue, 4. close the log."""
