@@ -33,5 +33,5 @@ def edge(fleet: Fleet) -> Process:
 @pytest.fixture
 def operator(fleet: Fleet) -> Iterator[OperatorClient]:
     """Client with the operator's key."""
-    with OperatorClient(fleet.router.address, fleet.operator_key) as calling:
+    with OperatorClient(fleet.router.address, fleet.operator_key, fleet.edges) as calling:
         yield calling

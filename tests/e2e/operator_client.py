@@ -24,6 +24,7 @@ from trunkline.v1.tenant_service_pb2 import (
 from trunkline.v1.tenant_service_pb2_grpc import TenantServiceStub
 
 from tests.e2e.grpc_backend import TIMEOUT_S, GrpcBackend
+from tests.support.patience import patient
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,15 +44,20 @@ def client_auth(signers: Iterable[Signer] = (), secrets: Iterable[str] = (), **m
 class OperatorClient(GrpcBackend):
     """Backend with the operator's key, which also manages tenants."""
 
-    def __init__(self, router: str, key: str) -> None:
+    def __init__(self, router: str, key: str, edges: Iterable[Process] = ()) -> None:
+        """`edges` are those that must know a tenant before its clients come."""
         super().__init__(router, key=key)
         self.address = router
         self.tenants = TenantServiceStub(self.channel)
+        self._edges = list(edges)
 
     def create(self, tenant: str, **settings: Any) -> Tenant:
         """Create a tenant; `limits` and `retention` may be dicts of their fields."""
         request = CreateTenantRequest(tenant=tenant, settings=_settings(settings))
-        return self.tenants.CreateTenant(request, timeout=TIMEOUT_S, wait_for_ready=True).tenant  # type: ignore[no-any-return]
+        created = self.tenants.CreateTenant(request, timeout=TIMEOUT_S, wait_for_ready=True).tenant
+        for edge in self._edges:
+            _wait_until_known(edge.address, tenant)
+        return created  # type: ignore[no-any-return]
 
     def update(self, tenant: str, **settings: Any) -> Tenant:
         """Change settings of a tenant."""
@@ -105,3 +111,10 @@ def _settings(given: dict[str, Any]) -> TenantSettings:
         for name, value in given.items()
     }
     return TenantSettings(**made)
+
+
+def _wait_until_known(edge: str, tenant: str) -> None:
+    """Wait until an edge knows a tenant, however busy the machine is."""
+    deadline = time.monotonic() + patient(20)
+    while httpx.get(f"http://{edge}/v1/tenants/{tenant}/stats", timeout=patient(5)).status_code == 404:
+        assert time.monotonic() < deadline, f"the edge does not know {tenant}"

@@ -26,7 +26,7 @@ LIFE_S = under_load(4)
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with fleet_of(tmp_path_factory.mktemp("client-tokens")) as started:
-        with OperatorClient(started.router.address, started.operator_key) as calling:
+        with OperatorClient(started.router.address, started.operator_key, started.edges) as calling:
             calling.create(TENANT, client_auth=client_auth([SIGNER]))
             calling.create("slow", client_auth=client_auth([SLOW]), limits={"connection_messages_per_s": 10})
         yield started

@@ -40,7 +40,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with fleet_of(tmp_path_factory.mktemp("failing")) as started:
-        with OperatorClient(started.router.address, started.operator_key) as operator:
+        with OperatorClient(started.router.address, started.operator_key, started.edges) as operator:
             operator.update("demo", **SETTINGS)
         yield started
 

@@ -46,7 +46,7 @@ async def _patient() -> AsyncIterator[None]:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with fleet_of(tmp_path_factory.mktemp("openai"), 1, TRUNKLINE_REPLY_LEASE_S="30") as fleet:
-        with OperatorClient(fleet.router.address, fleet.operator_key) as operator:
+        with OperatorClient(fleet.router.address, fleet.operator_key, fleet.edges) as operator:
             operator.create(
                 "acme",
                 client_auth=client_auth([SIGNER], [SECRET]),

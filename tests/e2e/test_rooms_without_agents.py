@@ -40,7 +40,7 @@ async def test_messages_stay_while_deliveries_expire_are_skipped_kept_or_too_man
     history, (edge,) = History(), fleet.edges
     expire_s = round(under_load(2))
     agents = AGENTS | {"expire": AgentSettings(expire_after_s=expire_s)}
-    with OperatorClient(fleet.router.address, fleet.operator_key) as operator:
+    with OperatorClient(fleet.router.address, fleet.operator_key, fleet.edges) as operator:
         operator.create("rooms", open_to=OPENNESS_ANYBODY, agents=agents)
         wait_until_known("rooms", edge)
 

@@ -98,7 +98,7 @@ async def wait_until_revoked(recorders: list[RecordingClient]) -> None:
 async def test_changes_to_other_tokens_do_not_affect_valid_connections(tmp_path: Path) -> None:
     with fleet_of(tmp_path, edges=2) as fleet:
         crowd = Crowd(fleet.edges)
-        with OperatorClient(fleet.router.address, fleet.operator_key) as operator:
+        with OperatorClient(fleet.router.address, fleet.operator_key, fleet.edges) as operator:
             operator.create(TENANT, client_auth=client_auth([crowd.stays, crowd.old]))
             wait_until_known(TENANT, *fleet.edges)
             for some in range(0, len(crowd.all), 25):

@@ -59,7 +59,7 @@ IN_TEAM = {
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with token_fleet(tmp_path_factory.mktemp("spoken")) as started:
-        with OperatorClient(started.router.address, started.operator_key) as operator:
+        with OperatorClient(started.router.address, started.operator_key, started.edges) as operator:
             operator.update("demo", client_auth=client_auth([DEMO]))
         started.start_worker("reply")
         yield started

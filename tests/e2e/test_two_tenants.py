@@ -106,7 +106,7 @@ class World:
     """Fleet, and the two tenants of one example."""
 
     def __init__(self, fleet: Fleet) -> None:
-        self.operator = OperatorClient(fleet.router.address, fleet.operator_key)
+        self.operator = OperatorClient(fleet.router.address, fleet.operator_key, fleet.edges)
         self.operator_metadata = [("authorization", f"Bearer {fleet.operator_key}")]
         self.edges = fleet.edges
         base = f"http://{fleet.edges[0].address}"

@@ -35,7 +35,7 @@ EVENTS = PATH.replace("connect", "events")
 def token_fleet(data: Path) -> Iterator[Fleet]:
     """Run a router, an edge, and tenants that accept tokens of these signers."""
     with fleet_of(data, TRUNKLINE_TENANTS="demo") as started:
-        with OperatorClient(started.router.address, started.operator_key) as calling:
+        with OperatorClient(started.router.address, started.operator_key, started.edges) as calling:
             calling.create(TENANT, client_auth=client_auth([SIGNER, RSA], ["opaque"]))
             calling.create("heard", client_auth=client_auth([AUDIENCE], audiences=["chat"], issuer="us"))
         wait_until_known("heard", *started.edges)
