@@ -6,11 +6,19 @@ from collections.abc import Iterator
 from itertools import count
 
 import pytest
+import structlog
 
 from tests.router.cli.command_line import DATA_KEY, OPERATOR, CommandLine
 from tests.support.processes import Process, router_process
 
 _NUMBERS = count()
+
+
+@pytest.fixture(autouse=True)
+def unconfigured_logs() -> Iterator[None]:
+    """Undo how a command of this process writes its log: later tests capture lines of all levels."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

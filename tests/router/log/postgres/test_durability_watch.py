@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 from trunkline_router.log.postgres.durability_watch import DurabilityWatch
 
+from tests.support.patience import patient
 from tests.support.postgres import DATABASE, PostgresServer
 from tests.support.postgres_binaries import programs, run
 from tests.support.postgres_template import SUPERUSER
@@ -39,9 +40,10 @@ async def lines(watch: DurabilityWatch, count: int = 0) -> list[str]:
     """Look until there are lines, if some are wanted: changed settings take a moment."""
     with capture_logs() as logs:
         await watch.look()
-        while len(logs) < count:
-            await asyncio.sleep(0.01)
-            await watch.look()
+        async with asyncio.timeout(patient(20)):
+            while len(logs) < count:
+                await asyncio.sleep(0.01)
+                await watch.look()
     return [f"{line['log_level']}: {line.get('problem') or line['event']}" for line in logs]
 
 
