@@ -118,10 +118,11 @@ async def test_an_edge_links_once_a_right_router_appears() -> None:
                 link = await router.link()
                 assert link.hello.edge_id.startswith("edge-")
                 await asyncio.wait_for(edge.linked.wait(), PATIENCE_S)
-    assert [line["event"] for line in logs][:2] == [
-        "no link to the router; trying again",
-        "linked to a router",
-    ]
+    assert logs[0]["event"] == "no link to the router; trying again"
+    assert "linked to a router" in {line["event"] for line in logs}
+    # Attempts may fail for one reason after another; each is logged once.
+    problems = [line["problem"] for line in logs if "problem" in line]
+    assert len(problems) == len(set(problems))
 
 
 async def test_a_router_one_minor_version_apart_is_linked_to() -> None:
