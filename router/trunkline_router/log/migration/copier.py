@@ -77,7 +77,7 @@ class Copier:
     async def copy(self, tenants: list[str] | None) -> CopyReport:
         """Copy the whole log, or these tenants, and verify the copy. Raises CopyFailed, and DataKeyError.
 
-        What an interrupted call copied is not copied again, unless the source was written to since.
+        Continues where an interrupted call ended, unless the source was written to since.
         """
         state = await self._begin(tenants)
         if not state.is_complete:

@@ -220,7 +220,7 @@ class CopiedDatabase:
         """See CopiedLog."""
         async with self._transaction():
             if rows:
-                # What is lost of a copy is copied again: only the end is on disk at once.
+                # A crash costs rows that are copied again: only the end must be on disk at once.
                 await self._connection.execute("SET LOCAL synchronous_commit = off")
                 await self._connection.copy_records_to_table(
                     table.name, records=_native(table, rows), columns=_STATEMENTS.inserted_columns(table)
@@ -231,7 +231,7 @@ class CopiedDatabase:
         """See CopiedLog."""
         named = {"tenant": tenant, "audit_id": audit_id, "log_key": log_key}
         async with self._transaction():
-            # What belongs to logs before the logs.
+            # The rows of logs go before the logs.
             for table in sorted(TABLES, key=lambda table: table.scope is RowScope.TENANT):
                 if tenant is None or table.scope is not RowScope.NONE:
                     statement, values = _positional(deleting(table, tenant), named)

@@ -112,7 +112,7 @@ class PostgresLease:
                     connection = await self._connected()
                     renewed = await connection.fetch(_RENEW, self._incarnation, self._lease_s)
             except (LogUnavailable, *DATABASE_ERRORS):
-                # What the connection is doing is unknown. The writer's reconnection is logged.
+                # The connection's state is unknown. The writer logs its own reconnection.
                 self._disconnect()
                 await asyncio.sleep(_RETRY_S)
                 continue

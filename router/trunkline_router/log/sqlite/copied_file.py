@@ -186,7 +186,7 @@ class CopiedFile:
         parameters = {"tenant": tenant, "audit_id": audit_id, "log_key": log_key}
 
         def delete(db: sqlite3.Connection) -> None:
-            # What belongs to logs before the logs.
+            # The rows of logs go before the logs.
             for table in sorted(TABLES, key=lambda table: table.scope is RowScope.TENANT):
                 if tenant is None or table.scope is not RowScope.NONE:
                     db.execute(deleting(table, tenant), parameters)

@@ -1,4 +1,4 @@
-"""What writers of a log were answered, compared with the log."""
+"""Compares the answers that writers of a log got with the log."""
 
 from __future__ import annotations
 

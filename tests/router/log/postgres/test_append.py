@@ -38,7 +38,7 @@ RESERVED = "SELECT reserved FROM id_blocks ORDER BY name DESC"
 
 
 class Owner:
-    """What appends for one owner of a log."""
+    """The part of an engine that appends for one owner of a log."""
 
     def __init__(self, writer: Any, ids: IdBlocks) -> None:
         self.writer = writer

@@ -111,7 +111,7 @@ async def test_server_without_a_free_connection_is_waited_for(postgres_schema: s
 
 
 async def test_settings_of_the_role_do_not_endanger_commits(postgres_schema: str) -> None:
-    """What the DSN itself sets stays."""
+    """Settings in the DSN stay."""
     role = f"ALTER ROLE {ROLE}"
     changes = [
         "SET synchronous_commit = off",

@@ -38,7 +38,7 @@ async def twins(tmp_path: Path) -> AsyncIterator[TwinLogs]:
 
 
 class Subject:
-    """What two kinds of rows can meet at: a message with a delivery, and an open message with deltas."""
+    """Rows at which two kinds can meet: a message with a delivery, and an open message with deltas."""
 
     def __init__(self, topic: TopicKey) -> None:
         self.topic = topic
