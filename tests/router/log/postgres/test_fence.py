@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
 import pytest
 from trunkline_router.log.interface import LogFenced, LogUnavailable
 from trunkline_router.log.postgres import fence, silence_watch
+from trunkline_router.log.postgres.fence import FencedWriter
 
 from tests.router.log.postgres.owned import NOTE, NOTED, fenced_writer, note, notes, query, until
 from tests.support.fault_proxy import FaultProxy
@@ -132,21 +133,28 @@ async def test_outcome_is_found_behind_a_closed_fence(
             await note(writer, "next")
 
 
+@asynccontextmanager
+async def held_up(writer: FencedWriter, dsn: str, text: str) -> AsyncIterator[asyncio.Task[Any]]:
+    """Begin to commit a note, which waits in the server until the block ends."""
+    holder = await asyncpg.connect(dsn)
+    try:
+        async with holder.transaction():
+            await holder.fetch("SELECT FROM routers FOR UPDATE")
+            writing = asyncio.create_task(note(writer, text))
+            await until(lambda: query(dsn, WAITS))
+            yield writing
+    finally:
+        await holder.close()
+
+
 async def test_statement_under_way_in_a_broken_session_is_met_by_the_next(postgres_schema: str) -> None:
     """The connection breaks while the server still waits with the commit."""
     async with fenced_writer(postgres_schema) as writer:
         await note(writer, "prepared")
-        holder = await asyncpg.connect(postgres_schema)
-        async with holder.transaction():
-            await holder.fetch("SELECT FROM routers FOR UPDATE")
-            writing = asyncio.create_task(note(writer, "the one"))
-            await until(
-                lambda: query(postgres_schema, "SELECT FROM pg_stat_activity WHERE wait_event_type='Lock'")
-            )
+        async with held_up(writer, postgres_schema, "the one") as writing:
             assert writer._connection is not None
             writer._connection.terminate()
             await until(lambda: query(postgres_schema, f"{WAITS} HAVING count(*) = 2"))
-        await holder.close()
         assert await asyncio.wait_for(writing, patient(10)) == "the one"
         assert await note(writer, "next") == "next"
     assert await notes(postgres_schema) == ["prepared", "the one", "next"]
@@ -155,18 +163,11 @@ async def test_statement_under_way_in_a_broken_session_is_met_by_the_next(postgr
 async def test_cancelled_write_may_commit_and_the_writer_goes_on(postgres_schema: str) -> None:
     async with fenced_writer(postgres_schema) as writer:
         await note(writer, "prepared")
-        holder = await asyncpg.connect(postgres_schema)
-        async with holder.transaction():
-            await holder.fetch("SELECT FROM routers FOR UPDATE")
-            writing = asyncio.create_task(note(writer, "cancelled"))
-            await until(
-                lambda: query(postgres_schema, "SELECT FROM pg_stat_activity WHERE wait_event_type='Lock'")
-            )
+        async with held_up(writer, postgres_schema, "cancelled") as writing:
             writing.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await writing
             following = asyncio.create_task(note(writer, "next"))
-        await holder.close()
         assert await asyncio.wait_for(following, patient(10)) == "next"
     assert await notes(postgres_schema) == ["prepared", "cancelled", "next"]
 
