@@ -13,7 +13,7 @@ from trunkline_router.log.log_spans import LogSpan
 from trunkline_router.log.postgres.batch_part import transposed
 from trunkline_router.log.postgres.fence import FencedWriter
 from trunkline_router.log.postgres.key_store import KeyStore
-from trunkline_router.log.postgres.log_walk import find_log, next_logs, span_columns
+from trunkline_router.log.postgres.log_walk import SPANS, find_log, next_logs, span_columns
 from trunkline_router.log.postgres.texts import is_storable
 from trunkline_router.log.postgres.unsettled_work import DELETE_WORK, work_of_messages, work_of_tenant
 from trunkline_router.log.redaction import (
@@ -46,14 +46,13 @@ _DELETE_TENANT = ",".join(
     for table in ("tenants", "api_keys", "revocations", "tenant_keys")
 )
 
-_SPANS = "unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS s (topic_id, first, last)"
 #: OFFSET 0 keeps the look-up by key of each span.
 _MESSAGES_OF_USER = f"""
     SELECT m.topic_id, m.seq, m.created_ms, m.role, substr(m.body, 1, 1) AS start, (
         SELECT epoch FROM former_epochs AS f
         WHERE f.topic_id = m.topic_id AND m.seq BETWEEN f.first_seq AND f.last_seq
     ) AS written_in
-    FROM {_SPANS} CROSS JOIN LATERAL (
+    FROM {SPANS} CROSS JOIN LATERAL (
         SELECT * FROM messages WHERE topic_id = s.topic_id AND seq BETWEEN s.first AND s.last OFFSET 0
     ) AS m
     WHERE m.author_user = $4 AND NOT EXISTS (
@@ -62,7 +61,7 @@ _MESSAGES_OF_USER = f"""
 """
 _EVENTS_OF_USER = f"""
     SELECT e.topic_id, e.seq, e.change, e.body
-    FROM {_SPANS} CROSS JOIN LATERAL (
+    FROM {SPANS} CROSS JOIN LATERAL (
         SELECT * FROM events WHERE topic_id = s.topic_id AND seq BETWEEN s.first AND s.last OFFSET 0
     ) AS e
     WHERE e.user_name = $4

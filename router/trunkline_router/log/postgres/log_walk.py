@@ -18,6 +18,9 @@ from trunkline_router.log.postgres.texts import is_storable
 #: Logs read in one piece of work.
 LOGS = 256
 
+#: Spans, as the parameters that `span_columns` returns.
+SPANS = "unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS s (topic_id, first, last)"
+
 _LOG = f"agent, platform, kind, target, topic_id, epoch, pruned + 1, {END}"
 _AFTER = f"""
     SELECT {_LOG} FROM topics

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from trunkline_router.core.values.log_records import Cursor, ErasedPiece, HistoryLimits
 from trunkline_router.log.log_spans import LogPiece, LogSpan
 from trunkline_router.log.postgres.fence import FencedWriter
-from trunkline_router.log.postgres.log_walk import next_logs, span_columns
+from trunkline_router.log.postgres.log_walk import SPANS, next_logs, span_columns
 from trunkline_router.log.postgres.unsettled_work import DELETE_WORK, work_of_messages
 from trunkline_router.log.pruning_plan import EntrySize, Front, plan_pruning
 
 #: First entries of each log whose ages are read for many logs at once; further ones cost a round trip.
 PROBED_ENTRIES = 64
 
-_SPANS = "unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS s (topic_id, first, last)"
 _FRONTS = f"""
     SELECT s.topic_id, s.first, s.last,
         (SELECT min(seq) FROM open_messages AS o WHERE o.topic_id = s.topic_id) AS open_seq,
@@ -22,7 +21,7 @@ _FRONTS = f"""
             (SELECT created_ms FROM messages AS m WHERE m.topic_id = s.topic_id AND m.seq = s.first),
             (SELECT created_ms FROM events AS e WHERE e.topic_id = s.topic_id AND e.seq = s.first)
         ) AS oldest_ms
-    FROM {_SPANS}
+    FROM {SPANS}
 """
 _YOUNG = """least(
     (SELECT seq FROM messages AS m WHERE m.topic_id = s.topic_id AND m.seq BETWEEN s.first AND s.last
@@ -35,18 +34,18 @@ _PROBED_FRONTS = f"""
     SELECT topic_id, open_seq, oldest_ms, CASE WHEN oldest_ms < $4 THEN {_YOUNG} END
     FROM ({_FRONTS} OFFSET 0) AS s
 """
-_FIRST_SINCE = f"SELECT {_YOUNG} FROM {_SPANS}"
+_FIRST_SINCE = f"SELECT {_YOUNG} FROM {SPANS}"
 _IN_SPAN = "t.topic_id = s.topic_id AND t.seq BETWEEN s.first AND s.last"
 _OF_SPAN = f"(SELECT sum(length(body)) FROM {{}} AS t WHERE {_IN_SPAN})"
 _BYTES = f"""
     SELECT s.topic_id,
         (coalesce({_OF_SPAN.format("messages")}, 0) + coalesce({_OF_SPAN.format("events")}, 0))::bigint
-    FROM {_SPANS}
+    FROM {SPANS}
 """
 #: OFFSET 0 keeps the look-up by key of each span.
 _SIZES = " UNION ALL ".join(
     f"""
-    SELECT t.topic_id, t.seq, t.size FROM {_SPANS} CROSS JOIN LATERAL (
+    SELECT t.topic_id, t.seq, t.size FROM {SPANS} CROSS JOIN LATERAL (
         SELECT topic_id, seq, length(body) AS size FROM {table}
         WHERE topic_id = s.topic_id AND seq BETWEEN s.first AND s.last OFFSET 0
     ) AS t
