@@ -37,6 +37,7 @@ from trunkline_router.log.migration.copy_statements import (
 from trunkline_router.log.postgres.claim import claim
 from trunkline_router.log.postgres.connector import Connection, Connector, close_connection
 from trunkline_router.log.postgres.dsn import Dsn
+from trunkline_router.log.postgres.fence import FENCE
 from trunkline_router.log.postgres.restored import fork_restored
 from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, explain
 from trunkline_router.log.postgres.stored_text import from_column, to_column
@@ -44,7 +45,6 @@ from trunkline_router.log.postgres.verification import check_database
 
 _STATEMENTS = CopyStatements("user_name", "JOIN", "")
 _PARAMETER = re.compile(r":(tenant|audit_id|log_key|k\d)\b")
-_FENCE = "SELECT 1 FROM routers WHERE incarnation = $1 AND alive FOR SHARE"
 _LAST_COMMIT = """
     coalesce((
         SELECT incarnation || '.' || batch FROM commits ORDER BY incarnation DESC, batch DESC LIMIT 1
@@ -274,7 +274,7 @@ class CopiedDatabase:
         await self._resources.aclose()
 
     async def _check_owner(self) -> None:
-        if not await self._connection.fetchval(_FENCE, self._incarnation):
+        if not await self._connection.fetchval(FENCE, self._incarnation):
             raise CopyFailed(f"{self._dsn.describe()}: a router took the log over")
 
     @asynccontextmanager

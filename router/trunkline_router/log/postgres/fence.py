@@ -28,11 +28,12 @@ _T = TypeVar("_T")
 #: `close` waits so long for the outcome of a commit.
 CLOSE_PATIENCE_S = 2.0
 
-_FENCE = "SELECT 1 FROM routers WHERE incarnation = $1 AND alive FOR SHARE"
+#: A row while an incarnation, $1, owns the log, which no other can take before the transaction ends.
+FENCE = "SELECT 1 FROM routers WHERE incarnation = $1 AND alive FOR SHARE"
 #: Takes a commit's number, so that it can never commit, unless it has. The update writes to the server's log:
 #: with a synchronous standby, it is confirmed no sooner than the commit that it meets is replicated.
 _SETTLE = f"""
-    WITH fence AS MATERIALIZED ({_FENCE}),
+    WITH fence AS MATERIALIZED ({FENCE}),
     settled AS (
         INSERT INTO commits (incarnation, batch, void) SELECT $1, $2, true FROM fence
         ON CONFLICT (incarnation, batch) DO UPDATE SET result = commits.result
@@ -144,7 +145,7 @@ class FencedWriter:
 
         async def attempt(connection: Connection, batch: int) -> Any:
             async with connection.transaction():
-                if not await connection.fetch(_FENCE, self.incarnation):
+                if not await connection.fetch(FENCE, self.incarnation):
                     self._fence()
                     raise LogFenced(_FENCED)
                 result = await run(connection)
@@ -326,7 +327,7 @@ def _is_certain(error: BaseException, connection: Connection) -> bool:
 @lru_cache(maxsize=512)
 def _statement(parts: str, result: str) -> str:
     return f"""
-        WITH fence AS MATERIALIZED ({_FENCE}),
+        WITH fence AS MATERIALIZED ({FENCE}),
         {parts + "," if parts else ""}
         committed AS (
             INSERT INTO commits (incarnation, batch, result) SELECT $1, $2, {result} FROM fence

@@ -11,7 +11,7 @@ import structlog
 
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.postgres.connector import Connection, Connector
-from trunkline_router.log.postgres.fence import FencedWriter
+from trunkline_router.log.postgres.fence import FENCE, FencedWriter
 from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS
 
 _log = structlog.get_logger()
@@ -25,8 +25,8 @@ _RETRY_S = 0.1
 _RELEASE_S = 2.0
 
 #: Waits for a takeover under way, and for nothing else.
-_RENEW = """
-    WITH fence AS MATERIALIZED (SELECT 1 FROM routers WHERE incarnation = $1 AND alive FOR SHARE)
+_RENEW = f"""
+    WITH fence AS MATERIALIZED ({FENCE})
     UPDATE leases SET until = clock_timestamp() + make_interval(secs => $2) FROM fence
     WHERE incarnation = $1
     RETURNING 1

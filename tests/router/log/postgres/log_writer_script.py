@@ -70,7 +70,7 @@ async def main() -> None:
     """Own the log again and again, each time as another incarnation."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if os.environ.get("LOG_UNFENCED"):
-        fence._FENCE = "SELECT 1 WHERE $1::bigint > 0"
+        fence.FENCE = "SELECT 1 WHERE $1::bigint > 0"
     for number in itertools.count():
         database = PostgresDatabase(os.environ["LOG_DSN"], lease_s=float(os.environ["LOG_LEASE_S"]))
         log, lease = await database.acquire(lambda: None)
