@@ -96,3 +96,8 @@ TABLES = (
     DELIVERIES,
     AUDIT,
 )
+
+
+def tables_of(tenant: str | None) -> list[CopiedTable]:
+    """Return the tables that may hold rows of a tenant; all of them for None."""
+    return [table for table in TABLES if tenant is None or table.scope is not RowScope.NONE]

@@ -27,7 +27,7 @@ from trunkline_router.log.migration.copied_tables import (
     TENANT_KEYS,
     CopiedTable,
     Row,
-    RowScope,
+    tables_of,
 )
 from trunkline_router.log.migration.copied_tenants import CopiedTenants
 from trunkline_router.log.migration.copy_state import CopyState, IdBases
@@ -157,7 +157,7 @@ class Copier:
         """Copy and verify the whole log, or one tenant."""
         if tenant is not None and state.bases is None:
             state.bases = IdBases() if state.keeps_ids else await self._new_bases()
-        tables = [table for table in TABLES if tenant is None or table.scope is not RowScope.NONE]
+        tables = tables_of(tenant)
         await self._expect(state, tables, tenant)
         for table in tables:
             if not state.progress(table).is_done:

@@ -17,6 +17,7 @@ from trunkline_router.log.migration.copied_tables import (
     CopiedTable,
     Row,
     RowScope,
+    tables_of,
 )
 
 _OF_TENANT = "tenant = :tenant"
@@ -86,6 +87,12 @@ def counting(table: CopiedTable, tenant: str | None) -> str:
     """Return a query for the number of rows."""
     where = "" if tenant is None else f" WHERE {_CONDITIONS[table.scope]}"
     return f"SELECT count(*) FROM {table.name}{where}"
+
+
+def deleting_all(tenant: str | None) -> list[str]:
+    """Return statements that delete all rows of a tenant, or of the log: those of logs before the logs."""
+    tables = sorted(tables_of(tenant), key=lambda table: table.scope is RowScope.TENANT)
+    return [deleting(table, tenant) for table in tables]
 
 
 def deleting(table: CopiedTable, tenant: str | None) -> str:

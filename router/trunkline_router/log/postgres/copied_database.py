@@ -26,12 +26,12 @@ from trunkline_router.log.migration.copied_tables import (
     TABLES,
     CopiedTable,
     Row,
-    RowScope,
 )
 from trunkline_router.log.migration.copy_statements import (
     CopyStatements,
     counting,
     deleting,
+    deleting_all,
     without_ordinals,
 )
 from trunkline_router.log.postgres.claim import claim
@@ -231,11 +231,9 @@ class CopiedDatabase:
         """See CopiedLog."""
         named = {"tenant": tenant, "audit_id": audit_id, "log_key": log_key}
         async with self._transaction():
-            # The rows of logs go before the logs.
-            for table in sorted(TABLES, key=lambda table: table.scope is RowScope.TENANT):
-                if tenant is None or table.scope is not RowScope.NONE:
-                    statement, values = _positional(deleting(table, tenant), named)
-                    await self._connection.execute(statement, *values)
+            for text in deleting_all(tenant):
+                statement, values = _positional(text, named)
+                await self._connection.execute(statement, *values)
 
     async def delete_keys(self, tenant: str) -> None:
         """See CopiedLog."""

@@ -25,16 +25,15 @@ from trunkline_router.log.migration.copied_log import (
 )
 from trunkline_router.log.migration.copied_tables import (
     IDEMPOTENCY,
-    TABLES,
     CopiedTable,
     Row,
-    RowScope,
 )
 from trunkline_router.log.migration.copy_statements import (
     OF_EPOCH,
     CopyStatements,
     counting,
     deleting,
+    deleting_all,
     without_ordinals,
 )
 from trunkline_router.log.sqlite.commit_mark import (
@@ -186,10 +185,8 @@ class CopiedFile:
         parameters = {"tenant": tenant, "audit_id": audit_id, "log_key": log_key}
 
         def delete(db: sqlite3.Connection) -> None:
-            # The rows of logs go before the logs.
-            for table in sorted(TABLES, key=lambda table: table.scope is RowScope.TENANT):
-                if tenant is None or table.scope is not RowScope.NONE:
-                    db.execute(deleting(table, tenant), parameters)
+            for statement in deleting_all(tenant):
+                db.execute(statement, parameters)
             if tenant is None:
                 db.execute("DELETE FROM recent_keys")
 
