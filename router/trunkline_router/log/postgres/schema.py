@@ -82,11 +82,11 @@ async def prepare_schema(
     disturbed. Raises StartError for what a person must change, and LogUnavailable for what time heals.
     """
     try:
-        await _check_server(connection)
+        server = await _check_server(connection)
         async with connection.transaction():
             await connection.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-            return await _prepare(connection, version, migrations)
+            return await _prepare(connection, server, version, migrations)
     except (
         asyncpg.InsufficientPrivilegeError,
         asyncpg.ReadOnlySQLTransactionError,
@@ -97,8 +97,8 @@ async def prepare_schema(
         raise LogUnavailable(f"cannot prepare the database: {explain(error)}") from error
 
 
-async def _check_server(connection: Connection) -> None:
-    """Check what time does not heal. Raises StartError."""
+async def _check_server(connection: Connection) -> asyncpg.Record:
+    """Check what time does not heal, and return the server's row of _SERVER. Raises StartError."""
     server = await connection.fetchrow(_SERVER)
     assert server is not None
     if (major := connection.get_server_version().major) < MIN_SERVER:
@@ -115,15 +115,18 @@ async def _check_server(connection: Connection) -> None:
             f"no schema of the search_path {server['path']} exists, or {server['role']} may not use it:"
             f' CREATE SCHEMA … AUTHORIZATION "{server["role"]}"'
         )
+    return server
 
 
-async def _prepare(connection: Connection, version: int, migrations: tuple[Migration, ...]) -> str:
+async def _prepare(
+    connection: Connection, server: asyncpg.Record, version: int, migrations: tuple[Migration, ...]
+) -> str:
     present = await _present(connection)
     if "installation" not in present:
-        await _install(connection, present)
+        await _install(connection, server, present)
     elif await connection.fetchval(_INSTALLATION_COLUMNS) != 2:
         raise _foreign_tables(["installation"])
-    await _check_rights(connection, present)
+    await _check_rights(connection, server, present)
     installed = await connection.fetchrow(_INSTALLED)
     if installed is None:
         raise StartError("the table `installation` is empty: the database is not complete")
@@ -146,11 +149,9 @@ async def _present(connection: Connection) -> set[str]:
     return {row["name"] for row in await connection.fetch(_PRESENT, _TABLES)}
 
 
-async def _check_rights(connection: Connection, present: set[str]) -> None:
+async def _check_rights(connection: Connection, server: asyncpg.Record, present: set[str]) -> None:
     lacking = [row["name"] for row in await connection.fetch(_NO_RIGHTS, sorted(present))]
     if lacking:
-        server = await connection.fetchrow(_SERVER)
-        assert server is not None
         raise StartError(
             f"the role {server['role']} lacks rights on the tables {', '.join(lacking)}:"
             " GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA"
@@ -158,11 +159,9 @@ async def _check_rights(connection: Connection, present: set[str]) -> None:
         )
 
 
-async def _install(connection: Connection, present: set[str]) -> None:
+async def _install(connection: Connection, server: asyncpg.Record, present: set[str]) -> None:
     if present:
         raise _foreign_tables(sorted(present))
-    server = await connection.fetchrow(_SERVER)
-    assert server is not None
     if not server["may_create"]:
         raise StartError(
             f"the role {server['role']} may not create tables in the schema {server['schema']}:"
