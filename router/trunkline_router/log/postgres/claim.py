@@ -11,19 +11,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
 from trunkline_router.log.interface import LogUnavailable
-from trunkline_router.log.migration.copied_log import COPYING
 from trunkline_router.log.postgres.connector import WRITER_SETTINGS, Connection, Connector
 from trunkline_router.log.postgres.dsn import Dsn
 from trunkline_router.log.postgres.fence import FencedWriter
 from trunkline_router.log.postgres.lease import PostgresLease, sureness_s
-from trunkline_router.log.postgres.schema import prepare_schema
+from trunkline_router.log.postgres.schema import HAS_LOG, IS_COPYING, NO_LOG, prepare_schema
 from trunkline_router.log.postgres.shared_sessions import refuse_shared_sessions
 from trunkline_router.log.postgres.takeover import POLL_S, SLACK_S, Ownership, Standby
 
 #: As that of routers without TRUNKLINE_OWNERSHIP_LEASE_S.
 _LEASE_S = 5.0
-_IS_COPYING = "SELECT schema_version >= $1 FROM installation"
-_HAS_TABLES = "SELECT to_regclass('installation') IS NOT NULL"
 _OWNER = "SELECT address, until FROM slots JOIN routers USING (incarnation) JOIN leases USING (incarnation)"
 
 
@@ -49,8 +46,8 @@ async def claim(dsn: Dsn, *, may_be_copying: bool = False, may_install: bool = F
         connection = await first.connect()
         stack.callback(connection.terminate)
         await refuse_shared_sessions(connection, first)
-        if not may_install and not await connection.fetchval(_HAS_TABLES):
-            raise LogUnavailable("there is no log in this schema of the database: see search_path")
+        if not may_install and not await connection.fetchval(HAS_LOG):
+            raise LogUnavailable(NO_LOG)
         if not (may_be_copying and await _is_copying(connection)):
             await prepare_schema(connection)
         ownership = await _own(connection, lease_s)
@@ -64,9 +61,9 @@ async def claim(dsn: Dsn, *, may_be_copying: bool = False, may_install: bool = F
 
 
 async def _is_copying(connection: Connection) -> bool:
-    if not await connection.fetchval(_HAS_TABLES):
+    if not await connection.fetchval(HAS_LOG):
         return False
-    return bool(await connection.fetchval(_IS_COPYING, COPYING))
+    return bool(await connection.fetchval(IS_COPYING))
 
 
 async def _own(connection: Connection, lease_s: float) -> Ownership:

@@ -15,7 +15,6 @@ from trunkline_runtime.process import StartError
 from trunkline_router.log.data_keys import DataKeyError, DataKeys
 from trunkline_router.log.encryption import CannotDecrypt, Encryption
 from trunkline_router.log.interface import LogFenced, LogUnavailable
-from trunkline_router.log.migration.copied_log import COPYING
 from trunkline_router.log.ownership import OwnedLog
 from trunkline_router.log.postgres.connector import (
     FIRST_PAUSE_S,
@@ -36,7 +35,7 @@ from trunkline_router.log.postgres.key_store import KeyStore
 from trunkline_router.log.postgres.lease import PostgresLease
 from trunkline_router.log.postgres.read_pool import Connections
 from trunkline_router.log.postgres.reader import Reader
-from trunkline_router.log.postgres.schema import UNFINISHED_COPY, prepare_schema
+from trunkline_router.log.postgres.schema import IS_COPYING, UNFINISHED_COPY, prepare_schema
 from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, explain
 from trunkline_router.log.postgres.shared_sessions import refuse_shared_sessions
 from trunkline_router.log.postgres.takeover import POLL_S, Ownership, Standby, abandon
@@ -218,7 +217,7 @@ class PostgresDatabase:
 
 async def _check_copy(writer: FencedWriter) -> None:
     """Raise StartError if a log is being copied into the database, perhaps since this router connected."""
-    ((is_copying,),) = await writer.read("SELECT schema_version >= $1 FROM installation", COPYING)
+    ((is_copying,),) = await writer.read(IS_COPYING)
     if is_copying:
         raise StartError(UNFINISHED_COPY)
 

@@ -22,6 +22,11 @@ SCHEMA_VERSION = 1
 UNFINISHED_COPY = (
     "the database holds an unfinished copy: run `trunkline-router migrate` again, or with --discard"
 )
+NO_LOG = "there is no log in this schema of the database: see search_path"
+#: Whether there is a log, or what looks like one.
+HAS_LOG = "SELECT to_regclass('installation') IS NOT NULL"
+#: Whether another log is being copied into this one.
+IS_COPYING = f"SELECT schema_version >= {COPYING} FROM installation"
 #: The oldest major version of PostgreSQL that the tests cover.
 MIN_SERVER = 16
 

@@ -8,7 +8,7 @@ from trunkline_router.log.interface import BackupFailed
 from trunkline_router.log.log_checks import MAX_PROBLEMS, counts, log_checks
 from trunkline_router.log.migration.copied_log import COPYING
 from trunkline_router.log.postgres.connector import Connection
-from trunkline_router.log.postgres.schema import SCHEMA_VERSION, UNFINISHED_COPY
+from trunkline_router.log.postgres.schema import HAS_LOG, NO_LOG, SCHEMA_VERSION, UNFINISHED_COPY
 from trunkline_router.log.stored_entries import is_intact
 
 _CHECKS = log_checks(
@@ -28,8 +28,8 @@ async def check_database(connection: Connection) -> list[str]:
     Raises BackupFailed if there is no log, and asyncpg's errors.
     """
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        if await connection.fetchval("SELECT to_regclass('installation')") is None:
-            raise BackupFailed("there is no log in this schema of the database: see search_path")
+        if not await connection.fetchval(HAS_LOG):
+            raise BackupFailed(NO_LOG)
         version = await connection.fetchval("SELECT schema_version FROM installation")
         if version >= COPYING:
             raise BackupFailed(UNFINISHED_COPY)
