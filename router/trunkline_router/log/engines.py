@@ -20,6 +20,7 @@ from trunkline_router.log.interface import BackupFailed
 from trunkline_router.log.migration.copied_log import CopiedLog, CopyFailed
 from trunkline_router.log.migration.copier import Copier, CopyReport, Progress
 from trunkline_router.log.ownership import LogDatabase
+from trunkline_router.log.postgres.installation_file import INSTALLATION_FILE
 from trunkline_router.log.sqlite import backup
 from trunkline_router.log.sqlite import restore as restoration
 from trunkline_router.log.sqlite.copied_file import CopiedFile
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 #: Name of the database in the data folder.
 SQLITE_FILE = "trunkline.db"
 DATABASE_URL = "TRUNKLINE_DATABASE_URL"
-#: Name of the file by which a data folder remembers the database that it was used with.
-INSTALLATION_FILE = "installation"
 
 _log = structlog.get_logger()
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from trunkline_runtime.private_files import create_private_folder, open_private
 from trunkline_runtime.process import StartError
 
-_NAME = "installation"
+#: Name of the file by which a data folder remembers the database that it was used with.
+INSTALLATION_FILE = "installation"
 
 
 def check_installation(data_dir: Path, installation_id: str) -> None:
@@ -15,7 +16,7 @@ def check_installation(data_dir: Path, installation_id: str) -> None:
 
     Raises StartError if the folder belongs to another installation, or cannot be used.
     """
-    path = data_dir / _NAME
+    path = data_dir / INSTALLATION_FILE
     try:
         create_private_folder(data_dir)
         if not path.exists():
