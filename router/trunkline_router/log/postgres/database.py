@@ -196,10 +196,12 @@ class PostgresDatabase:
             ids = IdBlocks()
             await ids.open(writer)
             connections = Connections(readers)
+            values = StoredValues(encryption)
             log = PostgresLog(
                 writer,
-                Reader(connections, StoredValues(encryption), encryption),
+                Reader(connections, values, encryption),
                 key_store,
+                values,
                 encryption,
                 ids,
                 DurabilityWatch(connections.fetch),

@@ -54,6 +54,7 @@ class PostgresLog:
         writer: FencedWriter,
         reader: Reader,
         key_store: KeyStore,
+        values: StoredValues,
         encryption: Encryption,
         ids: IdBlocks,
         watch: DurabilityWatch,
@@ -72,7 +73,7 @@ class PostgresLog:
         self._clock = clock
         self._keep_keys_ms = keep_keys_ms
         self._closed = False
-        self._values = StoredValues(encryption)
+        self._values = values
         self._ids = ids
         store = BatchWriter(writer, key_store, ids)
         self._appender = Appender(store, ids.counters, clock, encryption.is_same_content, cached_heads)
