@@ -10,6 +10,7 @@ from typing import Any
 
 from trunkline_router.log.batch import DEAD_LETTER_COLUMNS, Batch, RowKey
 from trunkline_router.log.postgres.batch_part import Part, columns_of, transposed
+from trunkline_router.log.postgres.heads import message_id_of
 from trunkline_router.log.postgres.stored_text import to_column
 
 
@@ -73,17 +74,14 @@ def _answered(batch: Batch) -> list[list[Any]]:
 
 #: `%4` tells which of the messages this batch withdraws. EXISTS would read the whole table into a hash table.
 ANSWERED = Part(
-    """answered_cancelled AS MATERIALIZED (
+    f"""answered_cancelled AS MATERIALIZED (
         SELECT a.topic_id, a.message_id
         FROM fence, unnest(%1::bigint[], %2::bigint[], %3::text[], %4::boolean[])
             AS a (topic_id, seq, message_id, is_withdrawn)
         JOIN topics AS t USING (topic_id)
         WHERE (a.is_withdrawn OR (
             SELECT true FROM cancelled_messages AS c WHERE c.topic_id = a.topic_id AND c.seq = a.seq
-        )) AND a.message_id = CASE WHEN a.seq > t.forked THEN t.epoch ELSE (
-            SELECT f.epoch FROM former_epochs AS f
-            WHERE f.topic_id = a.topic_id AND a.seq BETWEEN f.first_seq AND f.last_seq
-        ) END || '-' || a.seq
+        )) AND a.message_id = {message_id_of("a", "t")}
     )""",
     _answered,
 )

@@ -1,4 +1,4 @@
-"""Reads the ends of logs."""
+"""Reads the ends of logs; expressions for them, and for the ids of messages."""
 
 from __future__ import annotations
 
@@ -29,3 +29,14 @@ async def look_up_heads(writer: FencedWriter, topics: Sequence[TopicKey]) -> lis
     for number, topic_id, epoch, seq in await writer.read(_HEADS, *map(list, zip(*topics, strict=True))):
         heads[number - 1] = Head(topic_id, Position(epoch, seq))
     return heads
+
+
+def message_id_of(row: str, topic: str) -> str:
+    """Return the expression for the id of the message that a row refers to by topic_id and seq.
+
+    Both are aliases in the query, whose `topic` is the row's log.
+    """
+    return f"""CASE WHEN {row}.seq > {topic}.forked THEN {topic}.epoch ELSE (
+        SELECT f.epoch FROM former_epochs AS f
+        WHERE f.topic_id = {row}.topic_id AND {row}.seq BETWEEN f.first_seq AND f.last_seq
+    ) END || '-' || {row}.seq"""

@@ -29,6 +29,7 @@ from trunkline_router.log.postgres.delivery_rows import (
     read_deliveries,
     read_expired,
 )
+from trunkline_router.log.postgres.heads import message_id_of
 from trunkline_router.log.postgres.page_rows import read_pages
 from trunkline_router.log.postgres.read_pool import Connections
 from trunkline_router.log.postgres.stored_text import from_column, to_column
@@ -47,7 +48,7 @@ _MESSAGE = """
 #: With their deltas, and the first of each log with its cancelled messages, which they may answer.
 #:
 #: LATERAL with LIMIT fixes the order of the loops: no plan depends on statistics, which new tables lack.
-_OPEN_MESSAGES = """
+_OPEN_MESSAGES = f"""
     SELECT opened.topic_id, opened.seq, body, crc, epoch, forked,
         tenant, agent, platform, kind, target, producer, producer_epoch,
         (
@@ -55,10 +56,7 @@ _OPEN_MESSAGES = """
             WHERE open_deltas.topic_id = opened.topic_id AND open_deltas.seq = opened.seq
         ),
         CASE WHEN place = 1 THEN (
-            SELECT array_agg(CASE WHEN each.seq > forked THEN epoch ELSE (
-                SELECT former.epoch FROM former_epochs AS former
-                WHERE former.topic_id = each.topic_id AND each.seq BETWEEN first_seq AND last_seq
-            ) END || '-' || each.seq)
+            SELECT array_agg({message_id_of("each", "topics")})
             FROM cancelled_messages AS each WHERE each.topic_id = opened.topic_id
         ) END
     FROM (
