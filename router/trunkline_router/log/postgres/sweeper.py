@@ -49,30 +49,28 @@ _ERASED_ROWS = (
     )
     + " LIMIT $2"
 )
+
+
+def _gone(table: str, first: int) -> str:
+    """Return the part that deletes rows by topic_id and seq, which are the parameters from `first` on."""
+    return f"""gone_{table} AS (
+        DELETE FROM {table} AS r USING fence,
+            unnest(${first}::bigint[], ${first + 1}::bigint[]) AS u (topic_id, seq)
+        WHERE r.topic_id = u.topic_id AND r.seq = u.seq
+    )"""
+
+
 _SWEEP = f"""
     gone_erased AS (DELETE FROM erased USING fence WHERE topic_id = ANY ($3::bigint[])),
-    gone_messages AS (
-        DELETE FROM messages AS m USING fence, unnest($4::bigint[], $5::bigint[]) AS u (topic_id, seq)
-        WHERE m.topic_id = u.topic_id AND m.seq = u.seq
-    ),
-    gone_events AS (
-        DELETE FROM events AS e USING fence, unnest($6::bigint[], $7::bigint[]) AS u (topic_id, seq)
-        WHERE e.topic_id = u.topic_id AND e.seq = u.seq
-    ),
+    {_gone("messages", 4)},
+    {_gone("events", 6)},
     gone_receipts AS (
         DELETE FROM receipts AS r USING fence, unnest($8::bigint[], $9::text[]) AS u (topic_id, user_name)
         WHERE r.topic_id = u.topic_id AND r.user_name = u.user_name
     ),
-    gone_opens AS (
-        DELETE FROM open_messages AS o USING fence, unnest($10::bigint[], $11::bigint[]) AS u (topic_id, seq)
-        WHERE o.topic_id = u.topic_id AND o.seq = u.seq
-    ),
+    {_gone("open_messages", 10)},
     gone_deltas AS (DELETE FROM open_deltas USING fence WHERE delta_id = ANY ($12::bigint[])),
-    gone_cancelled AS (
-        DELETE FROM cancelled_messages AS c USING fence,
-            unnest($13::bigint[], $14::bigint[]) AS u (topic_id, seq)
-        WHERE c.topic_id = u.topic_id AND c.seq = u.seq
-    ),
+    {_gone("cancelled_messages", 13)},
     expired_marks AS (
         DELETE FROM cancelled_messages USING fence WHERE (topic_id, seq) IN (
             SELECT topic_id, seq FROM cancelled_messages WHERE cancelled_ms < $15::bigint LIMIT {SWEPT_MARKS}
