@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import grpc
@@ -102,16 +103,8 @@ class RouterClient:
             call = self._callable(router, method)(
                 request, metadata=metadata, timeout=max(deadline - loop.time(), MIN_TIMEOUT_S)
             )
-            self._calls[call] = router
-            try:
+            with self._failures_of(call, router, method):
                 return cast("Message", await call)
-            except grpc.aio.AioRpcError as error:
-                self._raise_unless_standby(error, method)
-            except asyncio.CancelledError:
-                self._raise_if_not_by_caller()
-                raise
-            finally:
-                del self._calls[call]
         raise CallFailed(to_status(catalogue.ROUTER_UNAVAILABLE.refused()))
 
     async def stream(
@@ -128,19 +121,13 @@ class RouterClient:
             if not await self._can_call(router, deadline):
                 continue
             call = self._callable(router, method)(request, metadata=metadata)
-            self._calls[call] = router
             try:
-                async for message in call:
-                    yield message
-                return
-            except grpc.aio.AioRpcError as error:
                 # A standby refuses a call before its first message.
-                self._raise_unless_standby(error, method)
-            except asyncio.CancelledError:
-                self._raise_if_not_by_caller()
-                raise
+                with self._failures_of(call, router, method):
+                    async for message in call:
+                        yield message
+                    return
             finally:
-                del self._calls[call]
                 call.cancel()
         raise CallFailed(to_status(catalogue.ROUTER_UNAVAILABLE.refused()))
 
@@ -156,11 +143,21 @@ class RouterClient:
         self._raise_if_closing()
         return self._channels[router].callable(method)
 
-    def _raise_unless_standby(self, error: grpc.aio.AioRpcError, method: MethodDescriptor) -> None:
-        """Raises CallFailed, unless the router refused the call as a standby."""
-        failure = _failure(error, method)
-        if failure.reason != catalogue.ROUTER_STANDBY.code:
-            raise failure from None
+    @contextmanager
+    def _failures_of(self, call: grpc.aio.Call, router: str, method: MethodDescriptor) -> Iterator[None]:
+        """Raises CallFailed if a call within the block fails, unless the router refused it as a standby."""
+        self._calls[call] = router
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            failure = _failure(error, method)
+            if failure.reason != catalogue.ROUTER_STANDBY.code:
+                raise failure from None
+        except asyncio.CancelledError:
+            self._raise_if_not_by_caller()
+            raise
+        finally:
+            del self._calls[call]
 
     def _raise_if_closing(self) -> None:
         if self._closed:
