@@ -19,8 +19,9 @@ from trunkline.v1.access_pb2 import (
 from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline_edge.http.bindings import bindings_of, services
-from trunkline_router.rpc.auth_interceptor import PUBLIC
+from trunkline_router.app import HEALTH
 from trunkline_router.rpc.method_rules import DENY, rule_of
+from trunkline_router.rpc.reflection import SERVICES as REFLECTION
 from trunkline_router.rpc.services import SERVICES
 
 METHODS = {f"{service.name}.{method.name}": method for service in services() for method in service.methods}
@@ -31,7 +32,7 @@ FOR_NONE = {"TenantService.ListTenants", "EdgeService.Link"}
 def test_every_service_of_the_contract_is_served_and_guarded() -> None:
     assert set(SERVICES) == {service.full_name for service in services()}
     # Public services are not among them.
-    assert not set(SERVICES) & PUBLIC
+    assert not set(SERVICES) & {HEALTH, *REFLECTION}
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

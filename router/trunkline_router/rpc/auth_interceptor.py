@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_address
 from typing import Any, TypeAlias
 
@@ -33,15 +33,11 @@ from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.rpc.call_queueing import wait_in_queue
 from trunkline_router.rpc.caller_resolver import CallerResolver, EdgeVerifier, remote_ip
 from trunkline_router.rpc.method_rules import MethodRule, rule_at
-from trunkline_router.rpc.reflection import SERVICES as REFLECTION
 from trunkline_router.rpc.status import refuse
 from trunkline_router.rpc.tenant_lock import PerTenantLock
 from trunkline_router.runtime import RouterRuntime
 
 _log = structlog.get_logger()
-
-#: Services open to everybody: liveness and the contract itself.
-PUBLIC = frozenset({"grpc.health.v1.Health", *REFLECTION})
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -61,7 +57,7 @@ MAX_ITEMS = 65_536
 _UNRESOLVED = Caller(CallerKind.ANYBODY)
 
 
-class AuthInterceptor(grpc.aio.ServerInterceptor):
+class AuthInterceptor:
     """Admits the calls of one runtime. A servicer sees only admitted calls, and only checked messages."""
 
     def __init__(
@@ -81,26 +77,10 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         self.anonymous_streams = FairCallQueue(TokenBucket(), "callers without an API key")
         self.anonymous_streams.rate = RateLimit(ANONYMOUS_STREAMS_PER_S, unit="streams")
         self.tenant_lock = PerTenantLock()
-        self._handlers: dict[str, _Handler] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler | None:
-        """See ServerInterceptor."""
-        handler = await continuation(handler_call_details)
-        path = str(handler_call_details.method)
-        service, _, rpc = path[1:].partition("/")
-        # None: gRPC answers UNIMPLEMENTED.
-        if handler is None or service in PUBLIC:
-            return handler
-        if path not in self._handlers:
-            self._handlers[path] = self._checked(handler, rule_at(service, rpc), rpc)
-        return self._handlers[path]
-
-    def _checked(self, handler: _Handler, rule: MethodRule, rpc: str) -> _Handler:
-        """Wrap a handler in the admission of its calls."""
+    def intercept(self, handler: _Handler, service: str, rpc: str) -> _Handler:
+        """Wrap the handler of an RPC in the admission of its calls."""
+        rule = rule_at(service, rpc)
         is_stream = handler.request_streaming
         kind = f"{'stream' if is_stream else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
         serve = getattr(handler, kind)

@@ -66,9 +66,9 @@ class Services:
         self, runtime: RouterRuntime, admin: TenantAdmin, interceptor: AuthInterceptor, router_id: str
     ) -> None:
         self.interceptor = interceptor
-        handlers = self._handlers = _Handlers()
-        # The generated functions call one method of a server.
-        server: Any = handlers
+        self._handlers: dict[str, _Handler] = {}
+        # The generated functions call these two methods of a server.
+        server: Any = self
         audit = interceptor.audit
         edge_service_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(runtime, router_id), server)
         agent_service_pb2_grpc.add_AgentServiceServicer_to_server(
@@ -85,27 +85,17 @@ class Services:
         tenant_service_pb2_grpc.add_TenantServiceServicer_to_server(TenantServicer(admin), server)
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(runtime), server)
 
-    async def find(self, details: grpc.HandlerCallDetails) -> _Handler | None:
-        """Return the handler of a call, which admits it first; None if there is no such RPC."""
-        return await self.interceptor.intercept_service(self._handlers.find, details)
-
-
-class _Handlers:
-    """Takes the handlers of services in the place of a server."""
-
-    def __init__(self) -> None:
-        self._by_path: dict[str, _Handler] = {}
-
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """See grpc.aio.Server: these are given by name, too."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, _Handler]) -> None:
-        """Take the handlers of a service."""
-        self._by_path |= {f"/{service}/{rpc}": handler for rpc, handler in handlers.items()}
+        """Take the handlers of a service; each admits its calls first."""
+        for rpc, handler in handlers.items():
+            self._handlers[f"/{service}/{rpc}"] = self.interceptor.intercept(handler, service, rpc)
 
-    async def find(self, details: grpc.HandlerCallDetails) -> _Handler | None:
-        """Return the handler of a call."""
-        return self._by_path.get(str(details.method))
+    def find(self, path: str) -> _Handler | None:
+        """Return the handler of a call; None if there is no such RPC, to which gRPC answers UNIMPLEMENTED."""
+        return self._handlers.get(path)
 
 
 class ServiceSwitch(grpc.aio.ServerInterceptor):
@@ -118,11 +108,11 @@ class ServiceSwitch(grpc.aio.ServerInterceptor):
         self, continuation: _Find, handler_call_details: grpc.HandlerCallDetails
     ) -> _Handler | None:
         """See ServerInterceptor."""
-        service = str(handler_call_details.method)[1:].partition("/")[0]
-        if service not in SERVICES:
+        path = str(handler_call_details.method)
+        if path[1:].partition("/")[0] not in SERVICES:
             return await continuation(handler_call_details)
         if self.services is not None:
-            return await self.services.find(handler_call_details)
+            return self.services.find(path)
         return _STANDBY
 
 
