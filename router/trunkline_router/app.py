@@ -9,7 +9,6 @@ from typing import Any
 import grpc.aio
 import structlog
 from grpc_health.v1 import health_pb2_grpc
-from trunkline.v1 import catalogue
 from trunkline_runtime import process
 from trunkline_runtime.descriptors import watch
 
@@ -164,7 +163,7 @@ class Router:
             _log.info("router is stopping")
             await self._health.end()
             if self._term is not None:
-                self._term.runtime.end_streams(catalogue.ROUTER_UNAVAILABLE.refused())
+                self._term.runtime.end_streams()
             await self._server.stop(GRACE_S)
         if self._term is not None:
             await self._term.close(flush=True)

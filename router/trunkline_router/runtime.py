@@ -240,10 +240,10 @@ class RouterRuntime:
             if (key_id and call.caller.key_id == key_id) or (tenant and call.tenant == tenant):
                 stream.end(reason)
 
-    def end_streams(self, reason: Refused) -> None:
+    def end_streams(self) -> None:
         """End every stream; its peer reconnects later or elsewhere."""
         for stream in self.streams.values():
-            stream.end(reason)
+            stream.end(catalogue.ROUTER_UNAVAILABLE.refused())
 
     # LinkBackpressure
 

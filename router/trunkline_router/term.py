@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 import structlog
-from trunkline.v1 import catalogue
 from trunkline.v1.tenant_limits import default_limits
 from trunkline_runtime.process import StartError
 
@@ -100,7 +99,7 @@ class Term:
 
     async def leave(self) -> None:
         """End all streams and calls, so that their callers go to the router that owns the log."""
-        self.runtime.end_streams(catalogue.ROUTER_UNAVAILABLE.refused())
+        self.runtime.end_streams()
         await self.services.interceptor.end_calls(LEAVE_S)
 
     async def close(self, *, flush: bool) -> None:

@@ -223,7 +223,7 @@ async def in_process_router(
         async with grpc.aio.insecure_channel(address) as channel:
             yield InProcessRouter(runtime, admin, interceptor, address, channel)
     finally:
-        runtime.end_streams(catalogue.ROUTER_UNAVAILABLE.refused())
+        runtime.end_streams()
         await server.stop(grace=1)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from trunkline.v1 import catalogue
 from trunkline.v1.message_pb2 import ROLE_USER, Message
 from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.core.values.log_records import PendingEntry, Transaction
@@ -46,7 +45,7 @@ class EndedPeer(GonePeer):
     async def write(self, message: Any) -> None:
         with pytest.raises(grpc.aio.UsageError):
             await super().write(message)
-        self._router.runtime.end_streams(catalogue.ROUTER_UNAVAILABLE.refused())
+        self._router.runtime.end_streams()
 
     async def abort(self, code: Any, details: str, metadata: Any) -> None:
         raise grpc.aio.UsageError(details)
