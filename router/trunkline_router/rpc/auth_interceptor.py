@@ -1,8 +1,7 @@
 """Admits or refuses every RPC: identity, permission, rate limits.
 
 The contract's options `requires` and `client_right` state the permission that an RPC takes; its request
-names the tenant. An RPC
-without a rule is refused.
+names the tenant. An RPC without a rule is refused.
 """
 
 from __future__ import annotations
