@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
 
 DataDir = Annotated[
     Path,
@@ -135,17 +138,29 @@ def check(
 @contextmanager
 def _progress_bar(description: str) -> Iterator[Callable[[float], None]]:
     """Show a bar on a terminal. Yields a function that sets the share that is done."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import TaskProgressColumn
+
+    with terminal_bar(TaskProgressColumn()) as bar:
+        task = bar.add_task(description, total=1)
+        yield lambda share: bar.update(task, completed=share)
+
+
+def terminal_bar(*columns: ProgressColumn) -> Progress:
+    """A bar on a terminal, with these columns after it."""
+    from rich.progress import BarColumn, Progress, TextColumn
 
     from trunkline_router.cli.operator_client import make_console
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     console = make_console(stderr=True)
-    # On anything else it would write an empty line.
-    disable = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=disable) as bar:
-        task = bar.add_task(description, total=1)
-        yield lambda share: bar.update(task, completed=share)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *columns,
+        console=console,
+        transient=True,
+        # On anything else it would write an empty line.
+        disable=not console.is_terminal,
+    )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trunkline_router.cli.data_commands import DataDir, Json, failures
+from trunkline_router.cli.data_commands import DataDir, Json, failures, terminal_bar
 
 if TYPE_CHECKING:
     from trunkline_router.log.migration.copier import CopyReport, Progress
@@ -86,14 +86,8 @@ def _print(report: CopyReport, *, as_json: bool) -> None:
 @contextmanager
 def _progress_bar() -> Iterator[Progress]:
     """Show a bar with rows on a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
-    from trunkline_router.cli.operator_client import make_console
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = make_console(stderr=True)
-    # On anything else it would write an empty line.
-    disable = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=disable) as bar:
+    with terminal_bar(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task("copying and verifying", total=None)
         yield lambda done, expected: bar.update(task, completed=done, total=expected)
