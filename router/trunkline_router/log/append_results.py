@@ -9,6 +9,9 @@ from trunkline_router.core.values.log_records import AppendResult, EntryKind, Pe
 from trunkline_router.log.batch import Batch
 from trunkline_router.log.message_ids import message_id
 
+#: Routers keep idempotency keys for at least so long.
+KEEP_KEYS_MS = 26 * 3_600_000
+
 
 class StoredResult(NamedTuple):
     """The result of the first entry with an idempotency key, as an engine stores it."""

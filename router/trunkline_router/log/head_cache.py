@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from trunkline_router.core.values.topics import TopicKey
 from trunkline_router.log.batch import Head
 
+#: Heads that a router keeps in memory, about 500 bytes each.
+CACHED_HEADS = 100_000
+
 
 class HeadCache:
     """Heads of logs as of the last commit. When full, the one updated longest ago is evicted."""

@@ -12,8 +12,10 @@ from pathlib import Path
 import structlog
 from trunkline_runtime.process import StartError
 
+from trunkline_router.log.append_results import KEEP_KEYS_MS
 from trunkline_router.log.data_keys import DataKeyError, DataKeys
 from trunkline_router.log.encryption import CannotDecrypt, Encryption
+from trunkline_router.log.head_cache import CACHED_HEADS
 from trunkline_router.log.interface import LogFenced, LogUnavailable
 from trunkline_router.log.ownership import OwnedLog
 from trunkline_router.log.postgres.connector import (
@@ -45,7 +47,6 @@ _log = structlog.get_logger()
 
 #: Time that a router takes to give up a log that it has just taken.
 ABANDON_S = 2.0
-_HOUR_MS = 3_600_000
 
 
 def _now_ms() -> int:
@@ -64,8 +65,8 @@ class PostgresDatabase:
         lease_s: float = 5,
         address: str = "",
         data_dir: Path | None = None,
-        keep_keys_ms: int = 26 * _HOUR_MS,
-        cached_heads: int = 100_000,
+        keep_keys_ms: int = KEEP_KEYS_MS,
+        cached_heads: int = CACHED_HEADS,
     ) -> None:
         """Connects to nothing yet. Raises StartError.
 

@@ -30,11 +30,12 @@ from trunkline_router.core.values.stored_records import (
     StoredReceipt,
 )
 from trunkline_router.core.values.topics import Position, TopicKey
-from trunkline_router.log.append_results import StoredResult
+from trunkline_router.log.append_results import KEEP_KEYS_MS, StoredResult
 from trunkline_router.log.appender import Appender
 from trunkline_router.log.batch import Batch, Head
 from trunkline_router.log.data_keys import DataKeys
 from trunkline_router.log.encryption import Encryption
+from trunkline_router.log.head_cache import CACHED_HEADS
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.sqlite.call_thread import CallThread
 from trunkline_router.log.sqlite.database_file import FileLock
@@ -46,8 +47,6 @@ from trunkline_router.log.stored_values import StoredValues
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-_HOUR_MS = 3_600_000
 
 #: Time that a thread waits for the GIL before it forces a switch. A busy event loop releases the GIL only
 #: for the moment of each poll, too short for another thread to take it, and each release restarts the wait.
@@ -99,8 +98,8 @@ class SqliteLog:
         *,
         data_keys: DataKeys | None = None,
         clock: Callable[[], int] = _now_ms,
-        keep_keys_ms: int = 26 * _HOUR_MS,
-        cached_heads: int = 100_000,
+        keep_keys_ms: int = KEEP_KEYS_MS,
+        cached_heads: int = CACHED_HEADS,
         recent_keys: int = RECENT_KEYS,
     ) -> SqliteLog:
         """Open the log at `path`; the file is created if missing, its folder must exist.
