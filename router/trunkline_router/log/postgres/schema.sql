@@ -15,8 +15,8 @@ CREATE TABLE installation (
     created_at      timestamptz NOT NULL DEFAULT now()
 );
 
--- Routers, one row for each time that one of them owned, or wanted to own, the log. Each write to the log
--- locks its router's row and writes nothing once `alive` is false, which is never taken back.
+-- Routers, one row for each time that one of them owned the log. Each write to the log locks its router's row
+-- and writes nothing once `alive` is false, which is never taken back.
 CREATE TABLE routers (
     -- Microseconds of Unix time: after a failover to a server that lacks rows, no number is given twice.
     incarnation bigint PRIMARY KEY DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
