@@ -13,7 +13,7 @@ from trunkline_runtime.process import StartError
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.migration.copied_log import COPYING
 from trunkline_router.log.postgres.connector import Connection
-from trunkline_router.log.postgres.server_errors import explain
+from trunkline_router.log.postgres.server_errors import DATABASE_ERRORS, explain
 
 _log = structlog.get_logger()
 
@@ -98,7 +98,7 @@ async def prepare_schema(
         asyncpg.SyntaxOrAccessError,
     ) as error:
         raise StartError(f"cannot prepare the database: {explain(error)}") from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except DATABASE_ERRORS as error:
         raise LogUnavailable(f"cannot prepare the database: {explain(error)}") from error
 
 
