@@ -17,11 +17,10 @@ from trunkline_router.log.postgres.fence import FencedWriter
 from trunkline_router.log.postgres.lease import PostgresLease, sureness_s
 from trunkline_router.log.postgres.schema import HAS_LOG, IS_COPYING, NO_LOG, prepare_schema
 from trunkline_router.log.postgres.shared_sessions import refuse_shared_sessions
-from trunkline_router.log.postgres.takeover import POLL_S, SLACK_S, Ownership, Standby
+from trunkline_router.log.postgres.takeover import POLL_S, SLACK_S, Owner, Ownership, Standby
 
 #: As that of routers without TRUNKLINE_OWNERSHIP_LEASE_S.
 _LEASE_S = 5.0
-_OWNER = "SELECT address, until FROM slots JOIN routers USING (incarnation) JOIN leases USING (incarnation)"
 
 
 class Claim(NamedTuple):
@@ -69,16 +68,16 @@ async def _is_copying(connection: Connection) -> bool:
 async def _own(connection: Connection, lease_s: float) -> Ownership:
     """Own the log, unless its owner renews its lease; waits until one that was killed is known to be gone."""
     standby = Standby(secrets.token_hex(8), f"{socket.gethostname()} (a command)", lease_s)
-    former = None
+    former: Owner | None = None
     for _ in range(int((sureness_s(lease_s) + 2 * SLACK_S) / POLL_S) + 4):
         if (ownership := await standby.try_to_own(connection)) is not None:
             return ownership
-        owner = await connection.fetchrow(_OWNER)
-        if former not in (None, owner):
+        owner = standby.owner
+        if former is not None and (owner is None or owner.until != former.until):
             break
         former = owner
         await asyncio.sleep(POLL_S)
-    address = former["address"] if former else "unknown"
+    address = former.address if former else "unknown"
     raise LogUnavailable(f"the log is in use by another router ({address}): stop all routers first")
 
 

@@ -113,6 +113,8 @@ class Standby:
         self._address = address
         self._lease_s = lease_s
         self._clock = clock
+        #: The owner at the last look; None for none.
+        self.owner: Owner | None = None
         self._observed: _Observation | None = None
         self._reported = 0
         #: Warnings, each with the incarnation that it was about.
@@ -124,7 +126,7 @@ class Standby:
         Raises what asyncpg raises; the log may be owned then by an incarnation that nobody uses, which loses
         it like any other.
         """
-        owner = _owner(await connection.fetchrow(_OWNER, timeout=LOOK_TIMEOUT_S))
+        owner = self.owner = _owner(await connection.fetchrow(_OWNER, timeout=LOOK_TIMEOUT_S))
         if owner is not None and owner.alive:
             if not self._has_lost(owner):
                 self._report(owner)
