@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from trunkline_router.log.migration.copied_log import RowKey
 from trunkline_router.log.migration.copied_tables import (
     AUDIT,
     EVENTS,
@@ -81,6 +82,11 @@ class CopyStatements(NamedTuple):
 
     def _name(self, column: str) -> str:
         return self.user_column if column == "user_name" else column
+
+
+def selected(tenant: str | None, after: RowKey | None) -> dict[str, object]:
+    """Return the parameters of `selecting`."""
+    return {"tenant": tenant} | {f"k{n}": value for n, value in enumerate(after or ())}
 
 
 def counting(table: CopiedTable, tenant: str | None) -> str:

@@ -32,6 +32,7 @@ from trunkline_router.log.migration.copy_statements import (
     counting,
     deleting,
     deleting_all,
+    selected,
     without_ordinals,
 )
 from trunkline_router.log.postgres.claim import claim
@@ -185,8 +186,7 @@ class CopiedDatabase:
     ) -> AsyncGenerator[Piece]:
         """See CopiedLog."""
         query = _STATEMENTS.selecting(table, tenant, is_continued=after is not None)
-        named = {"tenant": tenant} | {f"k{n}": value for n, value in enumerate(after or ())}
-        query, values = _positional(query, named)
+        query, values = _positional(query, selected(tenant, after))
         keys = [table.column(each) for each in table.key]
         count = _FIRST_ROWS
         with _failures(self._dsn):

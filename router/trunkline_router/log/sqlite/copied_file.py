@@ -34,6 +34,7 @@ from trunkline_router.log.migration.copy_statements import (
     counting,
     deleting,
     deleting_all,
+    selected,
     without_ordinals,
 )
 from trunkline_router.log.sqlite.commit_mark import (
@@ -141,9 +142,8 @@ class CopiedFile:
         self, table: CopiedTable, tenant: str | None, after: RowKey | None
     ) -> AsyncGenerator[Piece]:
         """See CopiedLog."""
-        parameters = {"tenant": tenant} | {f"k{n}": value for n, value in enumerate(after or ())}
         query = _selecting(table, tenant, is_continued=after is not None)
-        cursor = await self._run(lambda: self._db.execute(query, parameters))
+        cursor = await self._run(lambda: self._db.execute(query, selected(tenant, after)))
         try:
             is_rowid = _STATEMENTS.key_of(table, tenant) != table.key
             keys = [table.column(each) for each in table.key]
