@@ -38,6 +38,15 @@ class LogEnd(NamedTuple):
     forked: int = 0
 
 
+#: A fork of all logs adds it to the highest topic_id, which nobody outside knows: more than were assigned
+#: since the lost commits.
+SKIPPED_IDS = 1 << 32
+#: Such a fork raises delivery_ids to so many a millisecond of Unix time, more than are ever assigned. By the
+#: clock: a fixed step would lead to the same ids each time that one backup is restored. They stay below 2^53,
+#: so that JavaScript can represent them.
+IDS_PER_MS = 1 << 12
+
+
 @dataclass(slots=True)
 class IdCounters:
     """The highest ids assigned so far. An id is never assigned again, even if its commit failed."""

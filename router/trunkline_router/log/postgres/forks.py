@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from trunkline_router.log.batch import Batch
+from trunkline_router.log.batch import IDS_PER_MS, SKIPPED_IDS, Batch
 from trunkline_router.log.encryption import MAX_SEALED
 from trunkline_router.log.message_ids import new_epoch
 from trunkline_router.log.postgres.batch_part import Part, transposed
@@ -41,13 +41,6 @@ FORKS_OF_OLDER_COPY = Part(
     f"{_FORKS}, older_copy AS (UPDATE installation SET is_older_copy = true FROM fence)", _forks
 )
 
-
-#: Added to the topic_ids reserved so far, which nobody outside knows: more than were assigned since the lost
-#: commits.
-_SKIPPED_IDS = 1 << 32
-#: Delivery_ids a millisecond, more than are ever assigned. By the clock: a fixed step would lead to the same
-#: ids each time that one backup is restored. They stay below 2^53, so that JavaScript can represent them.
-_IDS_PER_MS = 1 << 12
 
 #: The second operand matters if the clock was set back since an earlier fork.
 _SKIP_BY_CLOCK = "CASE WHEN {0} > {1} THEN {0} ELSE {1} + $6::bigint END"
@@ -90,6 +83,6 @@ async def fork_all(writer: FencedWriter) -> int:
     epochs = [new_epoch() for _ in topic_ids]
     now_ms = time.time_ns() // 1_000_000
     await writer.write(
-        _FORK_ALL, "NULL", topic_ids, epochs, now_ms, _SKIPPED_IDS, now_ms * _IDS_PER_MS, MAX_SEALED
+        _FORK_ALL, "NULL", topic_ids, epochs, now_ms, SKIPPED_IDS, now_ms * IDS_PER_MS, MAX_SEALED
     )
     return len(topic_ids)

@@ -10,16 +10,10 @@ import sqlite3
 import time
 from collections.abc import Iterable
 
+from trunkline_router.log.batch import IDS_PER_MS, SKIPPED_IDS
 from trunkline_router.log.encryption import MAX_SEALED
 from trunkline_router.log.message_ids import new_epoch
 from trunkline_router.log.sqlite.statements import END
-
-#: Added to the counter of topic_ids, which nobody outside knows: more than were assigned since the lost
-#: commits.
-_SKIPPED_IDS = 1 << 32
-#: Delivery_ids a millisecond, more than are ever assigned. By the clock: a fixed step would lead to the same
-#: ids each time that one backup is restored. They stay below 2^53, so that JavaScript can represent them.
-_IDS_PER_MS = 1 << 12
 
 _KEEP_EPOCHS = (
     "INSERT INTO former_epochs (topic_id, first_seq, last_seq, epoch)"
@@ -69,9 +63,9 @@ def fork_all(db: sqlite3.Connection) -> int:
     for name in ("topics", "deliveries"):
         db.execute(_NEW_COUNTER, (name,))
     now_ms = time.time_ns() // 1_000_000
-    db.execute(_SKIP_TOPIC_IDS, (_SKIPPED_IDS,))
-    db.execute(_SKIP_DELIVERY_IDS, (now_ms * _IDS_PER_MS, _SKIPPED_IDS))
-    db.execute(_SKIP_PRODUCER_EPOCHS, (now_ms, _SKIPPED_IDS))
+    db.execute(_SKIP_TOPIC_IDS, (SKIPPED_IDS,))
+    db.execute(_SKIP_DELIVERY_IDS, (now_ms * IDS_PER_MS, SKIPPED_IDS))
+    db.execute(_SKIP_PRODUCER_EPOCHS, (now_ms, SKIPPED_IDS))
     # Lost commits may have used the keys.
     db.execute("UPDATE tenant_keys SET reserved = ?", (MAX_SEALED,))
     return logs
