@@ -45,6 +45,7 @@ from trunkline_router.log.sqlite.commit_mark import (
     write_commits,
 )
 from trunkline_router.log.sqlite.database_file import SCHEMA_VERSION, FileLock, connect_writer, version_of
+from trunkline_router.log.sqlite.forks import NEW_COUNTER
 from trunkline_router.log.sqlite.verification import SQLITE_ERRORS
 
 _CREATE_STATE = (
@@ -55,10 +56,6 @@ _HAS_STATE = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'copy_stat
 _SAVE = "INSERT OR REPLACE INTO copy_state VALUES (1, ?, ?)"
 _LOAD = "SELECT state FROM copy_state WHERE commits IS NULL OR commits = (SELECT commits FROM log_state)"
 _SET_ID = "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?"
-_NEW_ID = (
-    "INSERT INTO sqlite_sequence (name, seq) SELECT ?1, 0"
-    " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?1)"
-)
 _STATEMENTS = CopyStatements("user", "NOT INDEXED CROSS JOIN", "rowid")
 _DELETE_RECENT_KEYS = f"DELETE FROM recent_keys WHERE {OF_EPOCH}"
 #: Keys that have not moved to `idempotency`; one that is in both tables counts once.
@@ -208,7 +205,7 @@ class CopiedFile:
 
         def finish(db: sqlite3.Connection) -> None:
             for name, highest in zip(_SEQUENCES, ids, strict=True):
-                db.execute(_NEW_ID, (name,))
+                db.execute(NEW_COUNTER, (name,))
                 db.execute(_SET_ID, (highest, name))
             write_commits(db, commits)
             db.execute(_SAVE, (state, commits if is_complete else None))

@@ -25,7 +25,8 @@ _KEEP_EPOCH = (
     " SELECT topic_id, forked + 1, ?, ? FROM topics WHERE topic_id = ? AND ? > forked"
 )
 _BEGIN_EPOCH = "UPDATE topics SET epoch = ?, forked = ? WHERE topic_id = ?"
-_NEW_COUNTER = (
+#: Before a counter is set: SQLite makes the row of a table with its first row.
+NEW_COUNTER = (
     "INSERT INTO sqlite_sequence (name, seq) SELECT ?1, 0"
     " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?1)"
 )
@@ -61,7 +62,7 @@ def fork_all(db: sqlite3.Connection) -> int:
     db.execute(_KEEP_EPOCHS)
     logs = db.execute(_BEGIN_EPOCHS).rowcount
     for name in ("topics", "deliveries"):
-        db.execute(_NEW_COUNTER, (name,))
+        db.execute(NEW_COUNTER, (name,))
     now_ms = time.time_ns() // 1_000_000
     db.execute(_SKIP_TOPIC_IDS, (SKIPPED_IDS,))
     db.execute(_SKIP_DELIVERY_IDS, (now_ms * IDS_PER_MS, SKIPPED_IDS))
