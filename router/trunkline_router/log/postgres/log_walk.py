@@ -13,7 +13,7 @@ from trunkline_router.core.values.topics import TopicKey
 from trunkline_router.log.log_spans import LogPiece, LogSpan
 from trunkline_router.log.postgres.fence import FencedWriter
 from trunkline_router.log.postgres.heads import END
-from trunkline_router.log.postgres.texts import is_storable
+from trunkline_router.log.postgres.texts import is_storable, is_storable_topic
 
 #: Logs read in one piece of work.
 LOGS = 256
@@ -52,7 +52,7 @@ async def next_logs(writer: FencedWriter, tenant: str, topic_id: int, *, inclusi
 
 async def find_log(writer: FencedWriter, topic: TopicKey) -> list[LogSpan]:
     """Return a topic's log, if there is one."""
-    if not is_storable(*topic[:3], topic[4]):
+    if not is_storable_topic(topic):
         return []
     return _spans(topic[0], await writer.read(_ONE, *topic))
 

@@ -11,7 +11,7 @@ from trunkline_router.log.batch import Head, LogEnd
 from trunkline_router.log.page_plan import PagePlan, plan_page
 from trunkline_router.log.postgres.heads import END
 from trunkline_router.log.postgres.read_pool import Connections
-from trunkline_router.log.postgres.texts import is_storable
+from trunkline_router.log.postgres.texts import is_storable, is_storable_topic
 from trunkline_router.log.stored_values import StoredValues
 
 #: Bodies that one statement returns, but for pages whose first entry exceeds their limit. They are in memory
@@ -156,10 +156,7 @@ async def _read_portion(
 
 def _parameters(requests: Sequence[PageRequest]) -> Iterator[list[Any]]:
     """Yield the columns of the statement's `request`."""
-    topics = [
-        request.topic if is_storable(*request.topic[:3], request.topic[4]) else _NO_TOPIC
-        for request in requests
-    ]
+    topics = [request.topic if is_storable_topic(request.topic) else _NO_TOPIC for request in requests]
     yield from map(list, zip(*topics, strict=True))
     yield [request.after is not None for request in requests]
     at = [request.before if request.after is None else request.after for request in requests]

@@ -34,7 +34,7 @@ from trunkline_router.log.postgres.page_rows import read_pages
 from trunkline_router.log.postgres.read_pool import Connections
 from trunkline_router.log.postgres.stored_text import from_column, to_column
 from trunkline_router.log.postgres.tenant_reads import read_audit, read_registered
-from trunkline_router.log.postgres.texts import is_storable, utf8_prefix
+from trunkline_router.log.postgres.texts import is_storable, is_storable_topic, utf8_prefix
 from trunkline_router.log.stored_values import StoredValues
 
 #: By its id, which names the epoch that the message was written in.
@@ -166,9 +166,7 @@ class Reader:
         """Read the positions up to which users received logs, in order."""
         found = [EMPTY] * len(users)
         asked = [
-            (index, *topic, user)
-            for index, (topic, user) in enumerate(users)
-            if is_storable(*topic[:3], topic[4])
+            (index, *topic, user) for index, (topic, user) in enumerate(users) if is_storable_topic(topic)
         ]
         if not asked:
             return found
@@ -181,7 +179,7 @@ class Reader:
 
     async def receipts(self, topic: TopicKey, after: str, limit: int) -> list[StoredReceipt]:
         """Read the receipts of a topic's users after `after`, in the order of users."""
-        if not is_storable(*topic[:3], topic[4]):
+        if not is_storable_topic(topic):
             return []
         after = utf8_prefix(to_column(after))
         rows = await self._connections.fetch(_RECEIPTS, *topic, after, limit)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from trunkline_router.core.values.topics import TopicKey
+
 #: The highest bigint. Ids have 64 bits in the contract.
 HIGHEST_ID = (1 << 63) - 1
 
@@ -12,6 +14,12 @@ def is_storable(*texts: str) -> bool:
     PostgreSQL has no NUL in texts, and UTF-8 no surrogates.
     """
     return all("\0" not in text and (text.isascii() or _is_utf8(text)) for text in texts)
+
+
+def is_storable_topic(topic: TopicKey) -> bool:
+    """Return whether a row can have this topic; see is_storable."""
+    tenant, agent, platform, _, target = topic
+    return is_storable(tenant, agent, platform, target)
 
 
 def utf8_prefix(text: str) -> str:
